@@ -1,0 +1,272 @@
+"""From samples to windows: the one feature definition, used by training and serving alike. No I/O, no clock.
+
+`AnalysisAudio` brings streams to the analysis rate and remembers the last seconds of each. `Features` makes frames of
+them, each once although several windows share it, and hands out windows. `windows_of` runs a clip through both.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, signal
+
+from detectd.history import History
+from detectd.resample import Resampler
+from detectd.spec import FeatureSpec
+
+Pieces = Sequence[NDArray[np.generic]]
+
+_SMALLEST_FLOOR = np.float32(1e-30)
+"""Keeps digital silence finite; far below the noise of any converter."""
+
+MAX_PUSH_S = 0.5
+"""At most so much of one stream goes in at a time, so that the histories stay small."""
+
+
+class AnalysisAudio:
+    """Many streams at one analysis rate.
+
+    Parameters
+    ----------
+    analysis_rate_hz : int
+    band_high_hz : float
+        The resampling filters keep everything up to here.
+    keep_s : float
+        Seconds of every stream that stay readable.
+    """
+
+    def __init__(self, analysis_rate_hz: int, band_high_hz: float, keep_s: float) -> None:
+        self.rate_hz = analysis_rate_hz
+        self._band_high_hz = band_high_hz
+        self._resamplers: dict[int, Resampler] = {}
+        self._rates: dict[int, int] = {}
+        self._free: list[int] = []
+        self.history = History(int((keep_s + 2 * MAX_PUSH_S) * analysis_rate_hz) + 1)
+
+    def add(self, rate_hz: int) -> int:
+        """Begin a stream of `rate_hz`; returns its slot."""
+        slot = self._free.pop() if self._free else len(self._rates)
+        self._rates[slot] = rate_hz
+        if rate_hz not in self._resamplers:
+            self._resamplers[rate_hz] = Resampler(rate_hz, self.rate_hz, self._band_high_hz)
+        self._resamplers[rate_hz].add(slot)
+        self.history.ensure(slot)
+        self.history.reset(slot)
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """Forget a stream; its slot is used again."""
+        self._resamplers[self._rates.pop(slot)].remove(slot)
+        self._free.append(slot)
+
+    def reset(self, slot: int) -> None:
+        """Begin a new segment: nothing before it counts."""
+        self._resamplers[self._rates[slot]].reset(slot)
+        self.history.reset(slot)
+
+    def push(self, batch: Sequence[tuple[int, Pieces, float]]) -> None:
+        """Take in what is new, at most `MAX_PUSH_S` a stream: ``(slot, pieces, scale)``, each slot at most once."""
+        by_rate: dict[int, list[tuple[int, Pieces, float]]] = {}
+        for entry in batch:
+            by_rate.setdefault(self._rates[entry[0]], []).append(entry)
+        for rate_hz, entries in by_rate.items():
+            converted = self._resamplers[rate_hz].push([(slot, pieces) for slot, pieces, _ in entries])
+            for (slot, _, scale), samples in zip(entries, converted, strict=True):
+                self.history.append(slot, samples if scale == 1 else samples * np.float32(scale))
+
+    def flush(self, slot: int, scale: float = 1.0) -> None:
+        """Bring out what the filter still holds of a segment that is over."""
+        rest = self._resamplers[self._rates[slot]].flush(slot)
+        self.history.append(slot, rest * np.float32(scale))
+
+
+class Features:
+    """Windows of every stream of an `AnalysisAudio`, after one FeatureSpec.
+
+    Positions are counted in steps of ``spec.frame_hop_samples`` since the segment's start; a window may begin at any.
+    """
+
+    def __init__(self, spec: FeatureSpec, audio: AnalysisAudio) -> None:
+        self.spec = spec
+        self._audio = audio
+        self._taper = taper_of(spec, spec.frame_samples)
+        self._step = spec.frame_hop_samples
+        self._band = slice(spec.first_bin, spec.first_bin + spec.n_bins)
+        self._masks: dict[int, NDArray[np.bool_]] = {}
+        self._frames: History | None = None
+        if spec.kind == "stft":
+            new = int(2 * MAX_PUSH_S / spec.frame_hop_s) + 2
+            self._frames = History(spec.n_frames + new, (spec.n_bins,))
+
+    def begin(self, slot: int, mask_hz: Sequence[float] = ()) -> None:
+        """Start or restart a stream's segment, ignoring the tones in `mask_hz`."""
+        if self._frames:
+            self._frames.ensure(slot)
+            self._frames.reset(slot)
+        self._masks.pop(slot, None)
+        if mask_hz:
+            self._masks[slot] = mask_of(self.spec, mask_hz)
+
+    def update(self, slots: Sequence[int]) -> None:
+        """Make the frames that the audio pushed since the last update allows."""
+        if not self._frames:
+            return
+        length = self.spec.frame_samples
+        owners: list[int] = []
+        starts: list[int] = []
+        counts: list[int] = []
+        for slot in slots:
+            done = self._frames.end(slot)
+            count = max(0, (self._audio.history.end(slot) - length) // self._step + 1 - done)
+            counts.append(count)
+            owners += [slot] * count
+            starts += range(done * self._step, (done + count) * self._step, self._step)
+        if not owners:
+            return
+        frames = self._spectra(self._audio.history.take(np.array(owners), np.array(starts), length))
+        row = 0
+        for slot, count in zip(slots, counts, strict=True):
+            if count:
+                self._frames.append(slot, self._unmasked(slot, frames[row : row + count]))
+                row += count
+
+    def positions(self, slot: int) -> int:
+        """How many positions have their whole window by now."""
+        if self._frames:
+            return max(0, self._frames.end(slot) - self.spec.n_frames + 1)
+        return max(0, self._audio.history.end(slot) - self.spec.window_samples + 1)
+
+    def windows(self, slots: NDArray[np.intp], positions: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Windows at given positions of given streams, shape ``(n, *spec.shape)``."""
+        if self._frames:
+            return self._frames.take(slots, positions, self.spec.n_frames)
+        spectra = self._spectra(self.audio(slots, positions))
+        lines = noise_normalised(spectra, self.spec)
+        for row, slot in enumerate(slots.tolist()):
+            self._unmasked(slot, lines[row : row + 1])
+        return lines
+
+    def audio(self, slots: NDArray[np.intp], positions: NDArray[np.intp]) -> NDArray[np.float32]:
+        """The samples behind windows at the analysis rate, shape ``(n, spec.window_samples)``."""
+        return self._audio.history.take(slots, positions * self._step, self.spec.window_samples)
+
+    def _spectra(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Amplitude spectra of equal stretches: square root of power, white noise of variance v having mean power v."""
+        transform = fft.rfft(samples * self._taper, n=self.spec.n_fft, axis=1, workers=1)[:, self._band]
+        return np.abs(transform)
+
+    def _unmasked(self, slot: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Put the mean of the bins on either side in place of masked ones."""
+        if slot in self._masks:
+            mask = self._masks[slot]
+            bins = np.arange(len(mask))
+            kept = bins[~mask]
+            for row in rows:
+                row[mask] = np.interp(bins[mask], kept, row[kept])
+        return rows
+
+
+def taper_of(spec: FeatureSpec, length: int) -> NDArray[np.float32]:
+    """Weights of `length` samples with unit energy, so that white noise of variance v has mean power v in each bin."""
+    taper = signal.get_window(spec.taper, length, fftbins=True)
+    weights: NDArray[np.float32] = (taper / np.sqrt(np.sum(taper**2))).astype(np.float32)
+    return weights
+
+
+def mask_of(spec: FeatureSpec, mask_hz: Sequence[float]) -> NDArray[np.bool_]:
+    """Bins that a tone at one of `mask_hz` reaches (the taper's main lobe), never all of them; shape ``(n_bins,)``."""
+    lobe_hz = 2.0 * spec.analysis_rate_hz / spec.frame_samples
+    distance = np.abs(spec.frequencies_hz[:, None] - np.asarray(mask_hz, float))
+    mask: NDArray[np.bool_] = np.any(distance <= lobe_hz, axis=1)
+    mask[0] &= not mask.all()
+    return mask
+
+
+def noise_normalised(amplitude: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.float32]:
+    """Power over its running median along frequency: 1 on average in noise of any colour, shape unchanged.
+
+    The median stands on a coarser grid of nearly independent bins and is interpolated; a median of exponential noise
+    is ln 2 of its mean.
+    """
+    power = amplitude**2
+    floor = noise_floor(power, spec.zero_pad, round(spec.floor_hz * spec.n_fft / spec.analysis_rate_hz))
+    normalised: NDArray[np.float32] = power / floor
+    return normalised
+
+
+def noise_floor(power: NDArray[np.float32], stride: int, width: int) -> NDArray[np.float32]:
+    """Mean noise power in each bin from a running median, shape of `power`, ``(n, n_bins)``; never 0.
+
+    Parameters
+    ----------
+    stride : int
+        Bins per independent bin; only every `stride`-th is looked at.
+    width : int
+        Width of the median in bins.
+    """
+    n_bins = power.shape[1]
+    sparse = power[:, ::stride]
+    length = min(max(3, width // stride), sparse.shape[1])
+    step = max(1, length // 8)
+    stretches = np.lib.stride_tricks.sliding_window_view(sparse, length, axis=1)[:, ::step]
+    medians = np.median(stretches, axis=2) / np.log(2)
+    centres = (np.arange(medians.shape[1]) * step + (length - 1) / 2) * stride
+    bins = np.arange(n_bins)
+    floor: NDArray[np.float32] = np.stack([np.interp(bins, centres, row) for row in medians]).astype(np.float32)
+    return np.maximum(floor, _SMALLEST_FLOOR)
+
+
+def hop_positions(spec: FeatureSpec, hop_s: float) -> int:
+    """A hop in positions: `hop_s` rounded to the feature grid, at least 1."""
+    return max(1, round(hop_s * spec.analysis_rate_hz / spec.frame_hop_samples))
+
+
+def start_sample(spec: FeatureSpec, position: int, rate_hz: int) -> int:
+    """Sample of a stream, counted from its segment's first, at which the window at a position begins."""
+    return round(Fraction(position * spec.frame_hop_samples * rate_hz, spec.analysis_rate_hz))
+
+
+def windows_of(
+    samples: NDArray[np.float32], rate_hz: int, spec: FeatureSpec, hop_s: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """All windows of one clip, by the streaming path.
+
+    Parameters
+    ----------
+    samples : float32 array, shape (n,)
+    rate_hz : int
+    hop_s : float
+        Time between windows; rounded to the feature grid.
+
+    Returns
+    -------
+    windows : float32 array, shape (n_windows, *spec.shape)
+        No window for a clip shorter than one.
+    starts : int64 array, shape (n_windows,)
+        First sample of each window, at `rate_hz`.
+    """
+    audio = AnalysisAudio(spec.analysis_rate_hz, spec.band_high_hz, spec.window_s)
+    features = Features(spec, audio)
+    slot = audio.add(rate_hz)
+    features.begin(slot)
+    hop = hop_positions(spec, hop_s)
+    taken: list[NDArray[np.float32]] = []
+    done = 0
+
+    def collect() -> int:
+        features.update([slot])
+        due = np.arange(done, features.positions(slot), hop)
+        if len(due):
+            taken.append(features.windows(np.full(len(due), slot), due))
+        return done + len(due) * hop
+
+    length = max(1, int(MAX_PUSH_S * rate_hz))
+    for first in range(0, len(samples), length):
+        audio.push([(slot, [samples[first : first + length]], 1.0)])
+        done = collect()
+    audio.flush(slot)
+    done = collect()
+    windows = np.concatenate(taken) if taken else np.empty((0, *spec.shape), np.float32)
+    starts = [start_sample(spec, position, rate_hz) for position in range(0, done, hop)]
+    return windows, np.array(starts, np.int64)

@@ -1,0 +1,1 @@
+"""detectd-train: makes model bundles from a user's recordings."""
