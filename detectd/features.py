@@ -6,6 +6,7 @@ them, each once although several windows share it, and hands out windows. `windo
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ Pieces = Sequence[NDArray[np.generic]]
 
 _SMALLEST_FLOOR = np.float32(1e-30)
 """Keeps digital silence finite; far below the noise of any converter."""
+
+_NARROWEST_MEDIAN = 14
+"""Bins; fewer, and the median scatters so much that noise shows lines."""
 
 MAX_PUSH_S = 0.5
 """At most so much of one stream goes in at a time, so that the histories stay small."""
@@ -184,37 +188,52 @@ def mask_of(spec: FeatureSpec, mask_hz: Sequence[float]) -> NDArray[np.bool_]:
 
 
 def noise_normalised(amplitude: NDArray[np.float32], spec: FeatureSpec) -> NDArray[np.float32]:
-    """Power over its running median along frequency: 1 on average in noise of any colour, shape unchanged.
-
-    The median stands on a coarser grid of nearly independent bins and is interpolated; a median of exponential noise
-    is ln 2 of its mean.
-    """
+    """Power over its running median along frequency: 1 on average in noise of any colour, shape unchanged."""
     power = amplitude**2
-    floor = noise_floor(power, spec.zero_pad, round(spec.floor_hz * spec.n_fft / spec.analysis_rate_hz))
-    normalised: NDArray[np.float32] = power / floor
+    width = round(spec.floor_hz * spec.n_fft / spec.analysis_rate_hz)
+    normalised: NDArray[np.float32] = power / noise_floor(power, spec.first_bin, spec.zero_pad, width)
     return normalised
 
 
-def noise_floor(power: NDArray[np.float32], stride: int, width: int) -> NDArray[np.float32]:
+def noise_floor(power: NDArray[np.float32], first_bin: int, stride: int, width: int) -> NDArray[np.float32]:
     """Mean noise power in each bin from a running median, shape of `power`, ``(n, n_bins)``; never 0.
+
+    The medians stand on a coarse grid and are interpolated in the logarithm. At low frequencies they are narrower, so
+    that noise of a steep spectrum has no false lines at the band's low end.
 
     Parameters
     ----------
+    first_bin : int
+        Number of the first bin, counted from 0 Hz.
     stride : int
         Bins per independent bin; only every `stride`-th is looked at.
     width : int
-        Width of the median in bins.
+        Width of the median in bins, where frequency allows.
     """
-    n_bins = power.shape[1]
     sparse = power[:, ::stride]
-    length = min(max(3, width // stride), sparse.shape[1])
-    step = max(1, length // 8)
-    stretches = np.lib.stride_tricks.sliding_window_view(sparse, length, axis=1)[:, ::step]
-    medians = np.median(stretches, axis=2) / np.log(2)
-    centres = (np.arange(medians.shape[1]) * step + (length - 1) / 2) * stride
-    bins = np.arange(n_bins)
-    floor: NDArray[np.float32] = np.stack([np.interp(bins, centres, row) for row in medians]).astype(np.float32)
-    return np.maximum(floor, _SMALLEST_FLOOR)
+    centres: list[float] = []
+    medians: list[NDArray[np.float32]] = []
+    for first, after in _median_stretches(first_bin // stride, sparse.shape[1], width // stride):
+        centres.append((first + after - 1) / 2 * stride)
+        medians.append(np.median(sparse[:, first:after], axis=1))
+    # The median of exponential noise is ln 2 of its mean.
+    levels = np.log(np.maximum(np.stack(medians, axis=1) / np.log(2), _SMALLEST_FLOOR))
+    bins = np.arange(power.shape[1])
+    floor: NDArray[np.float32] = np.exp(np.stack([np.interp(bins, centres, row) for row in levels])).astype(np.float32)
+    return floor
+
+
+@lru_cache(maxsize=64)
+def _median_stretches(first_bin: int, n_bins: int, width: int) -> tuple[tuple[int, int], ...]:
+    """Overlapping stretches ``(first, after)`` of bins to take medians over, counted from the band's first bin."""
+    stretches: list[tuple[int, int]] = []
+    first = 0
+    while True:
+        length = min(max(_NARROWEST_MEDIAN, min(width, (first_bin + first) * 2 // 3)), n_bins)
+        if first + length >= n_bins:
+            return (*stretches, (n_bins - length, n_bins))
+        stretches.append((first, first + length))
+        first += max(1, length // 5)
 
 
 def hop_positions(spec: FeatureSpec, hop_s: float) -> int:

@@ -1,0 +1,171 @@
+"""What has arrived of one stream and is not yet analysed: one writer (ingest), one reader (engine), bounded."""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Chunk(NamedTuple):
+    """Consecutive samples of one stream as they came.
+
+    Attributes
+    ----------
+    samples : array, shape (n,)
+        In the wire format's own numbers.
+    first_sample : int
+        Index of the first within its epoch.
+    utc_ns, utc_sample : int
+        Capture time, and the index of the sample that was captured then.
+    arrived_s : float
+        Monotonic time of arrival.
+    """
+
+    samples: NDArray[np.generic]
+    first_sample: int
+    utc_ns: int
+    utc_sample: int
+    arrived_s: float
+
+
+class Break(Enum):
+    """Why samples do not follow on each other."""
+
+    GAP = auto()
+    """Samples are missing; the index goes on."""
+    EPOCH = auto()
+    """The sender began anew; so does the index."""
+    RESYNC = auto()
+    """The index was wrong and is set anew."""
+    END = auto()
+    """The stream is over, or silent for too long."""
+
+
+class Mark(NamedTuple):
+    """A break between chunks.
+
+    Attributes
+    ----------
+    kind : Break
+    n_samples : int
+        Samples missing, for a gap.
+    first_sample : int
+        Index that the next chunk has, for an epoch or resync.
+    rate_hz, scale
+        The audio's rate and scale from here on, for an epoch.
+    """
+
+    kind: Break
+    n_samples: int = 0
+    first_sample: int = 0
+    rate_hz: int = 0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Counts of one stream at one instant, in samples: ``accepted == analysed + pending + overrun``."""
+
+    accepted: int
+    analysed: int
+    pending: int
+    overrun: int
+
+
+class Backlog:
+    """A queue of chunks and marks that never holds more than `capacity_samples`.
+
+    The ring of this daemon: the chunks are views of the messages they came in, so a stream that keeps up costs the
+    memory of what is really waiting, and no copy before the features read it.
+    """
+
+    def __init__(self, capacity_samples: int) -> None:
+        self.capacity_samples = capacity_samples
+        self._queue: deque[Chunk | Mark] = deque()
+        self._lock = Lock()
+        self._accepted = self._analysed = self._overrun = self._pending = 0
+
+    def put(self, chunk: Chunk) -> None:
+        """Add what follows; where it does not fit, the oldest samples make room and are counted."""
+        n_new = len(chunk.samples)
+        with self._lock:
+            self._accepted += n_new
+            self._pending += n_new
+            self._queue.append(chunk)
+            if self._pending > self.capacity_samples:
+                self._drop_oldest(self._pending - self.capacity_samples)
+
+    def mark(self, mark: Mark) -> None:
+        """Add a break after all that is here."""
+        with self._lock:
+            self._queue.append(mark)
+
+    def take(self, max_samples: int) -> tuple[list[Chunk], Mark | None]:
+        """Remove up to `max_samples` and the mark right behind them; what is removed counts as analysed."""
+        chunks: list[Chunk] = []
+        room = max_samples
+        with self._lock:
+            queue = self._queue
+            while queue:
+                head = queue[0]
+                if isinstance(head, Mark):
+                    queue.popleft()
+                    return chunks, head
+                n_samples = len(head.samples)
+                if n_samples > room:
+                    if room:
+                        chunks.append(head._replace(samples=head.samples[:room]))
+                        queue[0] = _without(head, room)
+                        self._count_taken(room)
+                    break
+                chunks.append(head)
+                queue.popleft()
+                room -= n_samples
+                self._count_taken(n_samples)
+        return chunks, None
+
+    def books(self) -> Books:
+        """All counts of one instant."""
+        with self._lock:
+            return Books(self._accepted, self._analysed, self._pending, self._overrun)
+
+    @property
+    def pending(self) -> int:
+        """Samples waiting."""
+        return self._pending
+
+    def oldest_arrival_s(self) -> float | None:
+        """Monotonic arrival time of the oldest waiting samples."""
+        with self._lock:
+            return next((entry.arrived_s for entry in self._queue if isinstance(entry, Chunk)), None)
+
+    def _count_taken(self, n_samples: int) -> None:
+        self._pending -= n_samples
+        self._analysed += n_samples
+
+    def _drop_oldest(self, excess: int) -> None:
+        self._pending -= excess
+        self._overrun += excess
+        kept: list[Mark] = []
+        while excess:
+            head = self._queue.popleft()
+            if isinstance(head, Mark):
+                kept.append(head)
+                continue
+            dropped = min(excess, len(head.samples))
+            excess -= dropped
+            if kept and kept[-1].kind is Break.GAP:
+                kept[-1] = Mark(Break.GAP, kept[-1].n_samples + dropped)
+            else:
+                kept.append(Mark(Break.GAP, dropped))
+            if dropped < len(head.samples):
+                self._queue.appendleft(_without(head, dropped))
+        self._queue.extendleft(reversed(kept))
+
+
+def _without(chunk: Chunk, n_samples: int) -> Chunk:
+    return chunk._replace(samples=chunk.samples[n_samples:], first_sample=chunk.first_sample + n_samples)

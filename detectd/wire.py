@@ -1,0 +1,148 @@
+"""The audio wire: 88-byte headers with their payloads, as bytes. What they mean, `detectd.sequencer` says."""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from enum import IntFlag, StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectd.audio import MAX_BLOCK_S, MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, SampleFormat, decode
+
+HEADER = struct.Struct("<4sBBBBII32sQQQqII")
+MAGIC = b"DAU1"
+VERSION = 1
+_STREAM_ID = re.compile(rb"[A-Za-z0-9._/-]+\Z")
+_FORMATS = frozenset(SampleFormat)
+_LOUDEST = 1e6
+"""Largest float sample accepted. The contract says [-1, 1); a sender that forgot to scale is heard, powers that
+would overflow are not."""
+
+
+class Flag(IntFlag):
+    """Bits of the header's flags."""
+
+    DISCONTINUITY = 1
+    END = 2
+    CRC = 4
+
+
+class Refusal(StrEnum):
+    """Why a block is refused; the values are the metric's label."""
+
+    MAGIC = "magic"
+    VERSION = "version"
+    HEADER = "header"
+    TRUNCATED = "truncated"
+    OVERSIZED = "oversized"
+    CRC = "crc"
+    NON_FINITE = "non-finite"
+    UNKNOWN_STREAM = "unknown-stream"
+    RATE_TOO_LOW = "rate-too-low"
+    TOO_MANY_STREAMS = "too-many-streams"
+    FORMAT_CHANGED = "format-changed"
+    LATE = "late"
+    DUPLICATE = "duplicate"
+
+
+class Header(NamedTuple):
+    """A block's header, its fields in wire order after magic and version."""
+
+    flags: int
+    sample_format: int
+    channels: int
+    rate_hz: int
+    n_frames: int
+    stream_id: str
+    epoch: int
+    seq: int
+    first_sample: int
+    t_first_utc_ns: int = 0
+    t_err_ns: int = 0
+    crc32: int = 0
+
+
+class WireBlock(NamedTuple):
+    """A header and its payload, not yet looked into."""
+
+    header: Header
+    payload: memoryview
+
+
+def pack(header: Header, payload: bytes) -> bytes:
+    """One block as bytes; the crc is computed where the header's flags ask for it."""
+    crc = zlib.crc32(payload) if header.flags & Flag.CRC else header.crc32
+    name = header.stream_id.encode()
+    fields = header._replace(stream_id="", crc32=crc)
+    return HEADER.pack(MAGIC, VERSION, *fields[:5], name, *fields[6:]) + payload
+
+
+def blocks_of(message: memoryview) -> Iterator[WireBlock | Refusal]:
+    """Cut a message into blocks.
+
+    A block of a length that cannot be known ends the message: what follows it cannot be found.
+    """
+    position = 0
+    while position < len(message):
+        if len(message) - position < HEADER.size:
+            yield Refusal.TRUNCATED if message[position : position + 4] == MAGIC else Refusal.MAGIC
+            return
+        magic, version, flags, sample_format, channels, rate_hz, n_frames, name, *rest = HEADER.unpack_from(
+            message, position
+        )
+        fault = _layout_fault(magic, version, sample_format, channels)
+        if fault:
+            yield fault
+            return
+        start = position + HEADER.size
+        position = start + n_frames * channels * SampleFormat(sample_format).width
+        if position > len(message):
+            yield Refusal.TRUNCATED
+            return
+        stream_id = _stream_id(name)
+        if stream_id is None or not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+            yield Refusal.HEADER
+        elif n_frames > MAX_BLOCK_S * rate_hz:
+            yield Refusal.OVERSIZED
+        else:
+            header = Header(flags, sample_format, channels, rate_hz, n_frames, stream_id, *rest)
+            yield WireBlock(header, message[start:position])
+
+
+def samples_of(block: WireBlock) -> NDArray[np.generic] | Refusal:
+    """Decode a payload, shape ``(n_frames, channels)`` in the format's own numbers, or say why it is refused."""
+    header, payload = block
+    if header.flags & Flag.CRC and zlib.crc32(payload) != header.crc32:
+        return Refusal.CRC
+    samples = decode(payload, SampleFormat(header.sample_format), header.channels)
+    # NaN fails the comparison as well.
+    if header.sample_format == SampleFormat.F32 and len(samples) and not np.abs(samples).max() <= _LOUDEST:
+        return Refusal.NON_FINITE
+    return samples
+
+
+def channel_ids(header: Header) -> list[str]:
+    """Stream ids of a block's channels, in order."""
+    if header.channels == 1:
+        return [header.stream_id]
+    return [f"{header.stream_id}/{channel}" for channel in range(header.channels)]
+
+
+def _layout_fault(magic: bytes, version: int, sample_format: int, channels: int) -> Refusal | None:
+    if magic != MAGIC:
+        return Refusal.MAGIC
+    if version != VERSION:
+        return Refusal.VERSION
+    if sample_format not in _FORMATS or not 1 <= channels <= MAX_CHANNELS:
+        return Refusal.HEADER
+    return None
+
+
+@lru_cache(maxsize=16384)
+def _stream_id(name: bytes) -> str | None:
+    name = name.rstrip(b"\0")
+    return name.decode() if _STREAM_ID.match(name) else None
