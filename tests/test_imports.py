@@ -1,0 +1,104 @@
+"""Who may import whom, read from the source; and what the daemon's start must not bring in."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+PACKAGE = REPOSITORY / "detectd"
+
+# Rooms from the ground up: a module imports from the lines above its own, or from what stands left of it there.
+ORDER = """
+errors
+audio spec synth json_table toml_table folders
+wire sequencer backlog stream intake
+resample history features clips
+lines tracker event
+protobuf onnx_proto onnx_shapes onnx_layers onnx_graph arrays manifest golden bundle scoring
+watch engine
+endpoint stream_config config
+exposition metrics http
+message publish ingest
+"""
+PURE = ORDER[: ORDER.index("endpoint")].split()
+
+TRAINING_MAY = set(
+    [
+        "errors",
+        "audio",
+        "spec",
+        "synth",
+        "features",
+        "clips",
+        "lines",
+        "arrays",
+        "manifest",
+        "golden",
+        "bundle",
+        "scoring",
+    ]
+)
+NOT_IN_THE_DAEMON = ("torch", "onnx", "sklearn", "librosa", "training")
+
+
+def modules(folder):
+    return {path.stem: path for path in sorted(folder.rglob("*.py")) if path.stem != "__init__"}
+
+
+def imported(path):
+    """Yield every module name that the file imports, those under TYPE_CHECKING included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: a relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours(path, package="detectd"):
+    return {name.split(".")[1] for name in imported(path) if name.startswith(f"{package}.")} & set(
+        modules(REPOSITORY / package)
+    )
+
+
+def test_every_module_has_its_place():
+    assert sorted(ORDER.split()) == sorted(modules(PACKAGE))
+
+
+@pytest.mark.parametrize("name", modules(PACKAGE))
+def test_imports_point_upwards(name):
+    order = ORDER.split()
+    below = set(order[order.index(name) :])
+    assert not ours(modules(PACKAGE)[name]) & below
+
+
+@pytest.mark.parametrize("path", modules(PACKAGE).values(), ids=modules(PACKAGE))
+def test_the_package_names_no_training_library(path):
+    assert not {name.split(".")[0] for name in imported(path)} & set(NOT_IN_THE_DAEMON)
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_core_has_no_socket_clock_or_logger(name):
+    shell = {"zmq", "socket", "time", "datetime", "logging", "prometheus_client", "click", "subprocess", "asyncio"}
+    assert not {module.split(".")[0] for module in imported(modules(PACKAGE)[name])} & shell
+
+
+@pytest.mark.parametrize("path", modules(REPOSITORY / "training").values(), ids=modules(REPOSITORY / "training"))
+def test_training_uses_the_core_only(path):
+    assert ours(path) <= TRAINING_MAY
+
+
+def test_training_has_no_transform_of_its_own():
+    for path in modules(REPOSITORY / "training").values():
+        names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not {name for name in names if any(word in name for word in ("fft", "stft", "mel"))}, path.name
+
+
+def test_the_daemon_starts_without_training_libraries():
+    code = f"import sys, detectd.daemon; print(*set({NOT_IN_THE_DAEMON}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.strip() == ""
