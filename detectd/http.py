@@ -89,6 +89,7 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # with the usual 5, a burst of connections waits for TCP to try again
 
     def __init__(self, host: str, port: int, page: Callable[[], bytes], health: Callable[[], Sequence[str]]) -> None:
         self.page = page
