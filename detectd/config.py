@@ -116,8 +116,13 @@ class Config:
     detectors: tuple[DetectorConfig, ...]
 
     def stream_for(self, stream_id: str) -> StreamConfig | None:
-        """Return the first stream table, in the file's order, that matches: a catch-all belongs at the end."""
-        return next((stream for stream in self.streams if matches(stream_id, stream.id)), None)
+        """Return the table that a stream belongs to.
+
+        The daemon's own sources have their ids to themselves; any other stream has the first zmq table, in the file's
+        order, whose glob matches: a catch-all belongs at the end.
+        """
+        own_first = sorted(self.streams, key=lambda stream: isinstance(stream, ZmqStream))
+        return next((stream for stream in own_first if matches(stream_id, stream.id)), None)
 
 
 def load_config(path: str | Path) -> Config:

@@ -133,6 +133,13 @@ def test_first_stream_that_matches_wins(load):
     assert load(stream("zmq", "yard-*")).stream_for("sea") is None
 
 
+def test_own_sources_have_their_ids_to_themselves(load):
+    config = load(stream("zmq", "*") + stream("synthetic", "demo"))
+    assert isinstance(config.stream_for("demo"), SyntheticStream)
+    assert isinstance(config.stream_for("demo/1"), SyntheticStream)
+    assert isinstance(config.stream_for("demo-2"), ZmqStream)
+
+
 @pytest.mark.parametrize(
     ("stream_id", "pattern", "expected"),
     [

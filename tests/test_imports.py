@@ -19,9 +19,13 @@ resample history features clips
 lines tracker event
 protobuf onnx_proto onnx_shapes onnx_layers onnx_graph arrays manifest golden bundle scoring
 watch engine
-endpoint stream_config config
+endpoint stream_config config plan
 exposition metrics http
 message publish ingest
+log loop send sources
+daemon
+check listen score inspection
+cli __main__
 """
 PURE = ORDER[: ORDER.index("endpoint")].split()
 
