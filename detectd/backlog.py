@@ -77,14 +77,14 @@ class Books:
 
 
 class Backlog:
-    """A queue of chunks and marks that never holds more than `capacity_samples`.
+    """A queue of chunks and marks that never holds more than `capacity_samples`, which ingest sets with the rate.
 
     The ring of this daemon: the chunks are views of the messages they came in, so a stream that keeps up costs the
     memory of what is really waiting, and no copy before the features read it.
     """
 
-    def __init__(self, capacity_samples: int) -> None:
-        self.capacity_samples = capacity_samples
+    def __init__(self) -> None:
+        self.capacity_samples = 0
         self._queue: deque[Chunk | Mark] = deque()
         self._lock = Lock()
         self._accepted = self._analysed = self._overrun = self._pending = 0
@@ -104,29 +104,30 @@ class Backlog:
         with self._lock:
             self._queue.append(mark)
 
-    def take(self, max_samples: int) -> tuple[list[Chunk], Mark | None]:
-        """Remove up to `max_samples` and the mark right behind them; what is removed counts as analysed."""
+    def take(self, max_samples: int) -> tuple[list[Chunk], list[Mark]]:
+        """Remove up to `max_samples` and the marks right behind them; samples removed count as analysed."""
         chunks: list[Chunk] = []
+        marks: list[Mark] = []
         room = max_samples
         with self._lock:
             queue = self._queue
             while queue:
                 head = queue[0]
                 if isinstance(head, Mark):
-                    queue.popleft()
-                    return chunks, head
-                n_samples = len(head.samples)
-                if n_samples > room:
-                    if room:
-                        chunks.append(head._replace(samples=head.samples[:room]))
-                        queue[0] = _without(head, room)
-                        self._count_taken(room)
+                    marks.append(head)
+                elif marks or not room:
                     break
-                chunks.append(head)
+                elif len(head.samples) > room:
+                    chunks.append(head._replace(samples=head.samples[:room]))
+                    queue[0] = _without(head, room)
+                    self._count_taken(room)
+                    break
+                else:
+                    chunks.append(head)
+                    room -= len(head.samples)
+                    self._count_taken(len(head.samples))
                 queue.popleft()
-                room -= n_samples
-                self._count_taken(n_samples)
-        return chunks, None
+        return chunks, marks
 
     def books(self) -> Books:
         """All counts of one instant."""
@@ -134,9 +135,14 @@ class Backlog:
             return Books(self._accepted, self._analysed, self._pending, self._overrun)
 
     @property
-    def pending(self) -> int:
-        """Samples waiting."""
-        return self._pending
+    def waiting(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._queue)
+
+    @property
+    def fill(self) -> float:
+        """Samples waiting over the capacity, 0 to 1."""
+        return self._pending / max(1, self.capacity_samples)
 
     def oldest_arrival_s(self) -> float | None:
         """Monotonic arrival time of the oldest waiting samples."""

@@ -5,7 +5,6 @@ them, each once although several windows share it, and hands out windows. `windo
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -94,7 +93,7 @@ class Features:
     def __init__(self, spec: FeatureSpec, audio: AnalysisAudio) -> None:
         self.spec = spec
         self._audio = audio
-        self._taper = taper_of(spec, spec.frame_samples)
+        self._taper = taper_of(spec)
         self._step = spec.frame_hop_samples
         self._band = slice(spec.first_bin, spec.first_bin + spec.n_bins)
         self._masks: dict[int, NDArray[np.bool_]] = {}
@@ -116,7 +115,7 @@ class Features:
         """Make the frames that the audio pushed since the last update allows."""
         if not self._frames:
             return
-        length = self.spec.frame_samples
+        length = self.spec.tapered_samples
         owners: list[int] = []
         starts: list[int] = []
         counts: list[int] = []
@@ -139,7 +138,7 @@ class Features:
         """How many positions have their whole window by now."""
         if self._frames:
             return max(0, self._frames.end(slot) - self.spec.n_frames + 1)
-        return max(0, self._audio.history.end(slot) - self.spec.window_samples + 1)
+        return max(0, self._audio.history.end(slot) - self.spec.tapered_samples + 1)
 
     def windows(self, slots: NDArray[np.intp], positions: NDArray[np.intp]) -> NDArray[np.float32]:
         """Windows at given positions of given streams, shape ``(n, *spec.shape)``."""
@@ -152,8 +151,10 @@ class Features:
         return lines
 
     def audio(self, slots: NDArray[np.intp], positions: NDArray[np.intp]) -> NDArray[np.float32]:
-        """The samples behind windows at the analysis rate, shape ``(n, spec.window_samples)``."""
-        return self._audio.history.take(slots, positions * self._step, self.spec.window_samples)
+        """The samples behind windows at the analysis rate, but for the guard at their end, shape ``(n, n_samples)``."""
+        return self._audio.history.take(
+            slots, positions * self._step, self.spec.window_samples - self.spec.guard_samples
+        )
 
     def _spectra(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Amplitude spectra of equal stretches: square root of power, white noise of variance v having mean power v."""
@@ -171,9 +172,9 @@ class Features:
         return rows
 
 
-def taper_of(spec: FeatureSpec, length: int) -> NDArray[np.float32]:
-    """Weights of `length` samples with unit energy, so that white noise of variance v has mean power v in each bin."""
-    taper = signal.get_window(spec.taper, length, fftbins=True)
+def taper_of(spec: FeatureSpec) -> NDArray[np.float32]:
+    """Weights of a frame with unit energy, so that white noise of variance v has mean power v in each bin."""
+    taper = signal.get_window(spec.taper, spec.tapered_samples, fftbins=True)
     weights: NDArray[np.float32] = (taper / np.sqrt(np.sum(taper**2))).astype(np.float32)
     return weights
 
@@ -242,8 +243,12 @@ def hop_positions(spec: FeatureSpec, hop_s: float) -> int:
 
 
 def start_sample(spec: FeatureSpec, position: int, rate_hz: int) -> int:
-    """Sample of a stream, counted from its segment's first, at which the window at a position begins."""
-    return round(Fraction(position * spec.frame_hop_samples * rate_hz, spec.analysis_rate_hz))
+    """Sample of a stream, counted from its segment's first, at which the window at a position begins:
+    the nearest one, the even one of two.
+    """
+    whole, rest = divmod(position * spec.frame_hop_samples * rate_hz, spec.analysis_rate_hz)
+    half = spec.analysis_rate_hz / 2
+    return whole + (rest > half or (rest == half and whole % 2 == 1))
 
 
 def windows_of(

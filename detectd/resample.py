@@ -45,7 +45,8 @@ class Plan:
         lower_hz = min(rate_hz, analysis_rate_hz)
         transition = (lower_hz - 2 * band_high_hz) / rate_hz
         half_width = (STOP_BAND_DB - 7.95) / (14.36 * transition) / 2 + 1
-        self.lead = math.ceil((half_width + 2) * self.up / self.down)
+        # As small as causality allows: the last output of a block may reach no input behind it, rounding included.
+        self.lead = math.ceil((half_width + 2) * self.up / self.down - 1)
         span = math.ceil(self.lead + half_width * self.up / self.down)
         # A multiple of `up` makes every block alike; it is taken unless it would make the matrix much larger.
         whole = math.ceil(span / self.up) * self.up

@@ -22,7 +22,10 @@ MAX_ANALYSIS_RATE_HZ = 192_000
 MAX_WINDOW_S = 60.0
 MAX_CELLS = 4_000_000
 
-_GUARD = 0.05
+MAX_GUARD_SAMPLES = 32
+"""What `detectd.resample` holds back at most for the usual rates, at the analysis rate."""
+
+_MARGIN = 0.05
 """A rate holds a band when the band ends at least this share of the rate below its Nyquist frequency: the
 anti-alias filter needs room to fall (`detectd.resample`)."""
 
@@ -145,6 +148,20 @@ class FeatureSpec:
         return round(self.frame_hop_s * self.analysis_rate_hz) if self.kind == "stft" else 1
 
     @property
+    def guard_samples(self) -> int:
+        """Samples at a frame's end that carry no weight.
+
+        The resampling filter needs a little audio behind what it gives out. Without this guard a window would have to
+        wait for the block after the one that completes it.
+        """
+        return min(self.frame_samples // 23, MAX_GUARD_SAMPLES)
+
+    @property
+    def tapered_samples(self) -> int:
+        """Samples at a frame's beginning that its spectrum is made of."""
+        return self.frame_samples - self.guard_samples
+
+    @property
     def n_frames(self) -> int:
         """Frames in a window; the last one ends at or before the window's end."""
         return 1 + (self.window_samples - self.frame_samples) // self.frame_hop_samples
@@ -205,7 +222,7 @@ class FeatureSpec:
 
 def min_rate_hz(band_high_hz: float) -> int:
     """Lowest sample rate, in Hz, that holds a band up to `band_high_hz`."""
-    return math.ceil(band_high_hz / (0.5 - _GUARD))
+    return math.ceil(band_high_hz / (0.5 - _MARGIN))
 
 
 def _typed(name: str, value: Any, wanted: type[Any]) -> Any:

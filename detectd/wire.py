@@ -3,7 +3,7 @@
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntFlag, StrEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,7 +17,9 @@ HEADER = struct.Struct("<4sBBBBII32sQQQqII")
 MAGIC = b"DAU1"
 VERSION = 1
 _STREAM_ID = re.compile(rb"[A-Za-z0-9._/-]+\Z")
+_NAME_BYTES = 32
 _FORMATS = frozenset(SampleFormat)
+_EMPTY = memoryview(b"")
 _LOUDEST = 1e6
 """Largest float sample accepted. The contract says [-1, 1); a sender that forgot to scale is heard, powers that
 would overflow are not."""
@@ -81,36 +83,48 @@ def pack(header: Header, payload: bytes) -> bytes:
     return HEADER.pack(MAGIC, VERSION, *fields[:5], name, *fields[6:]) + payload
 
 
-def blocks_of(message: memoryview) -> Iterator[WireBlock | Refusal]:
+def blocks_of(parts: Sequence[memoryview]) -> Iterator[WireBlock | Refusal]:
     """Cut a message into blocks.
 
-    A block of a length that cannot be known ends the message: what follows it cannot be found.
+    A part holds blocks one after another, or one header whose payload is the next part. A block of a length that
+    cannot be known ends its part: what follows it cannot be found.
     """
-    position = 0
-    while position < len(message):
-        if len(message) - position < HEADER.size:
-            yield Refusal.TRUNCATED if message[position : position + 4] == MAGIC else Refusal.MAGIC
-            return
-        magic, version, flags, sample_format, channels, rate_hz, n_frames, name, *rest = HEADER.unpack_from(
-            message, position
-        )
-        fault = _layout_fault(magic, version, sample_format, channels)
-        if fault:
-            yield fault
-            return
-        start = position + HEADER.size
-        position = start + n_frames * channels * SampleFormat(sample_format).width
-        if position > len(message):
-            yield Refusal.TRUNCATED
-            return
-        stream_id = _stream_id(name)
-        if stream_id is None or not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-            yield Refusal.HEADER
-        elif n_frames > MAX_BLOCK_S * rate_hz:
-            yield Refusal.OVERSIZED
-        else:
-            header = Header(flags, sample_format, channels, rate_hz, n_frames, stream_id, *rest)
-            yield WireBlock(header, message[start:position])
+    remaining = iter(parts)
+    for part in remaining:
+        if len(part) == HEADER.size:
+            block, _ = _block_at(part, next(remaining, _EMPTY))
+            yield block
+            continue
+        while part:
+            if len(part) < HEADER.size:
+                yield Refusal.TRUNCATED if part[: len(MAGIC)] == MAGIC else Refusal.MAGIC
+                break
+            block, length = _block_at(part[: HEADER.size], part[HEADER.size :])
+            yield block
+            if length is None:
+                break
+            part = part[HEADER.size + length :]  # noqa: PLW2901  # what is left of it
+
+
+def _block_at(header: memoryview, following: memoryview) -> tuple[WireBlock | Refusal, int | None]:
+    """Read a header and take its payload from what follows; with the payload's length, None where it is unknown."""
+    magic, version, flags, sample_format, channels, rate_hz, n_frames, name, *rest = HEADER.unpack(header)
+    if magic != MAGIC:
+        return Refusal.MAGIC, None
+    if version != VERSION:
+        return Refusal.VERSION, None
+    if sample_format not in _FORMATS or not 1 <= channels <= MAX_CHANNELS:
+        return Refusal.HEADER, None
+    length = n_frames * channels * SampleFormat(sample_format).width
+    stream_id = _stream_id(name)
+    if stream_id is None or not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        return Refusal.HEADER, length
+    if n_frames > MAX_BLOCK_S * rate_hz:
+        return Refusal.OVERSIZED, length
+    if length > len(following):
+        return Refusal.TRUNCATED, None
+    fields = Header(flags, sample_format, channels, rate_hz, n_frames, stream_id, *rest)
+    return WireBlock(fields, following[:length]), length
 
 
 def samples_of(block: WireBlock) -> NDArray[np.generic] | Refusal:
@@ -125,21 +139,17 @@ def samples_of(block: WireBlock) -> NDArray[np.generic] | Refusal:
     return samples
 
 
+def is_stream_id(text: str) -> bool:
+    """Whether a name fits the header and the contract."""
+    name = text.encode()
+    return len(name) <= _NAME_BYTES and _STREAM_ID.match(name) is not None
+
+
 def channel_ids(header: Header) -> list[str]:
     """Stream ids of a block's channels, in order."""
     if header.channels == 1:
         return [header.stream_id]
     return [f"{header.stream_id}/{channel}" for channel in range(header.channels)]
-
-
-def _layout_fault(magic: bytes, version: int, sample_format: int, channels: int) -> Refusal | None:
-    if magic != MAGIC:
-        return Refusal.MAGIC
-    if version != VERSION:
-        return Refusal.VERSION
-    if sample_format not in _FORMATS or not 1 <= channels <= MAX_CHANNELS:
-        return Refusal.HEADER
-    return None
 
 
 @lru_cache(maxsize=16384)

@@ -1,0 +1,3 @@
+from detectd.cli import main
+
+main(prog_name="detectd")

@@ -1,0 +1,169 @@
+"""The command line: reads arguments, calls, prints, sets the exit code. A command imports what it needs."""
+
+import functools
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from detectd import __version__
+from detectd.errors import DetectdError
+
+# One core a process: the engine's parallelism is in its batches, and idle BLAS threads would spin on other cores.
+# Must be set before numpy is imported, which is why no module above imports it.
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def one_line_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Print what the user can mend as one line, with its exit code; anything else is a bug with a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return command(*args, **kwargs)
+        except DetectdError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            # Whoever read our output has gone; there is nobody left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="detectd")
+def main() -> None:
+    """Find low-feature sounds, a few narrowband tones in noise, in many streams at once."""
+
+
+@main.command()
+@click.option("--config", "path", default="config.toml", show_default=True, help="The configuration file.")
+@one_line_errors
+def run(path: str) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C.
+
+    Exit code 0 after a clean stop, 2 for a bad configuration, 3 for a bad bundle.
+    """
+    from detectd import log
+    from detectd.config import load_config
+    from detectd.daemon import Daemon
+
+    log.set_up()
+    Daemon(load_config(path)).run()
+
+
+@main.command()
+@click.option("--config", "path", default="config.toml", show_default=True, help="The configuration file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@one_line_errors
+def check(path: str, as_json: bool) -> None:
+    """Validate a configuration and its bundles, and show what would run."""
+    from detectd.check import plan_of, plan_text
+    from detectd.config import load_config
+
+    plan = plan_of(load_config(path))
+    click.echo(json.dumps(plan, indent=2) if as_json else plan_text(plan))
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--stream", "stream_id", required=True, help="Stream id to send as.")
+@click.option("--to", "endpoint", default="tcp://127.0.0.1:5555", show_default=True, help="The daemon's PULL endpoint.")
+@click.option("--speed", default=1.0, show_default=True, help="Times real time; 0 = as fast as accepted.")
+@click.option("--start-time", help="Capture time of the first sample, RFC 3339; else the daemon takes arrival time.")
+@one_line_errors
+def send(files: tuple[str, ...], stream_id: str, endpoint: str, speed: float, start_time: str | None) -> None:
+    """Send audio files to a daemon as one stream, one after another.
+
+    WAV, FLAC and OGG. A file of several channels becomes the streams ID/0, ID/1 and so on. Files of one rate and
+    channel count follow on each other in one epoch; any other begins a new one.
+    """
+    from detectd.send import send_files
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    n_sent = send_files([Path(file) for file in files], stream_id, endpoint, speed, start_time, stop)
+    click.echo(f"{'stopped' if stop.is_set() else 'sent'}: {n_sent} samples of each channel", err=True)
+
+
+@main.command()
+@click.option(
+    "--from", "endpoint", default="tcp://127.0.0.1:5557", show_default=True, help="The daemon's PUB endpoint."
+)
+@click.option("--topic", default="event/", show_default=True, help="Prefix of the topics to follow.")
+@click.option("--json", "as_json", is_flag=True, help="Print the messages as they are, one a line.")
+@one_line_errors
+def listen(endpoint: str, topic: str, as_json: bool) -> None:
+    """Follow a daemon's events until Ctrl-C; says what it missed."""
+    from detectd.listen import Listener, event_text
+
+    listener = Listener(endpoint, topic)
+    try:
+        for event, notice in listener.follow():
+            if event is not None:
+                click.echo(json.dumps(event, separators=(",", ":")) if as_json else event_text(event))
+            elif notice is not None:
+                click.echo(notice, err=True)
+    except KeyboardInterrupt:
+        listener.close()
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--bundle", required=True, help="The model bundle, a folder NAME.detectd.")
+@click.option("--hop", "hop_s", default=0.25, show_default=True, help="Seconds between windows; rounded to its grid.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row instead of CSV.")
+@one_line_errors
+def score(files: tuple[str, ...], bundle: str, hop_s: float, as_json: bool) -> None:
+    """Score every window of audio files, as CSV: path,start_s,end_s,score.
+
+    Channels are averaged. A file that cannot be read is named, the others are scored, and the exit code is 1.
+    """
+    from detectd.score import print_scores
+    from detectd.scoring import open_detector_bundle
+
+    if not hop_s > 0:
+        raise click.BadParameter(f"{hop_s} is not above 0", param_hint="--hop")
+    sys.exit(print_scores(files, open_detector_bundle(bundle), hop_s, as_json=as_json))
+
+
+@main.group()
+def bundle() -> None:
+    """Look at model bundles."""
+
+
+@bundle.command()
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+@one_line_errors
+def inspect(path: str, as_json: bool) -> None:
+    """Show what a bundle is, what it needs and how good it was found to be."""
+    from detectd.bundle import load_bundle
+    from detectd.bundle_report import report
+
+    loaded = load_bundle(path)
+    click.echo((loaded.path / "manifest.json").read_text() if as_json else report(loaded), nl=not as_json)
+
+
+@bundle.command()
+@click.argument("path")
+@one_line_errors
+def verify(path: str) -> None:
+    """Check a bundle's files, hashes, graph and golden scores; exit code 3 if anything is wrong."""
+    from detectd.scoring import open_detector_bundle
+
+    opened = open_detector_bundle(path).bundle
+    click.echo(f"{opened.ident}: good; digest {opened.digest}")

@@ -1,0 +1,280 @@
+"""The heart: drains all streams, computes all due windows of a detector as one batch, tracks what they score.
+
+It has no thread, socket or clock of its own; `step` is called again and again, and what it returns is told to the
+world by others. All streams share each step, so under load the batches grow by themselves.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectd.backlog import Break, Chunk, Mark
+from detectd.event import Event
+from detectd.features import MAX_PUSH_S, AnalysisAudio, Features
+from detectd.spec import FeatureSpec
+from detectd.stream import SampleClock, Stream, matches
+from detectd.tracker import EndReason
+from detectd.watch import Detector, Watch
+
+CHUNK = 32
+"""Windows a network call: larger batches no longer fit the cache and are slower."""
+
+OVERLOAD_LAG_S = 0.5
+OVERLOAD_AFTER_S = 1.0
+"""Windows are shed once the oldest waiting audio has been this late for this long; a hiccup sheds nothing."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What became of one detector's windows in one step.
+
+    Attributes
+    ----------
+    n_windows, n_shed : int
+    seconds : list of float
+        Time of each network call.
+    latencies_s : list of float
+        From the arrival of each window's last sample to its score.
+    scores : list of (str, int, float)
+        Stream, first sample and score of each window.
+    """
+
+    n_windows: int = 0
+    n_shed: int = 0
+    seconds: list[float] = field(default_factory=list[float])
+    latencies_s: list[float] = field(default_factory=list[float])
+    scores: list[tuple[str, int, float]] = field(default_factory=list[tuple[str, int, float]])
+
+
+@dataclass(slots=True)
+class Report:
+    """What one step did; `busy` says whether there was anything to do."""
+
+    busy: bool = False
+    events: list[Event] = field(default_factory=list[Event])
+    batches: dict[str, Batch] = field(default_factory=dict[str, Batch])
+
+
+class _Feed:
+    """The engine's side of a stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.clock = SampleClock()
+        self.slots: dict[AnalysisAudio, int] = {}
+        self.views: list[tuple[Features, int]] = []
+        self.watches: list[Watch] = []
+        self.next_sample = 0
+        self.rate_hz = 0
+        self.scale = 1.0
+        self.quantum = 1
+        self.keep_samples = 0
+
+    def note(self, chunks: list[Chunk]) -> list[NDArray[np.generic]]:
+        """Keep the clock and the index; returns the samples."""
+        for chunk in chunks:
+            self.clock.add(chunk)
+        if chunks:
+            self.next_sample = chunks[-1].first_sample + len(chunks[-1].samples)
+            self.clock.forget_before(self.next_sample - self.keep_samples)
+        return [chunk.samples for chunk in chunks]
+
+    def flush(self) -> None:
+        """Bring out what the filters hold."""
+        for audio, slot in self.slots.items():
+            audio.flush(slot, self.scale)
+
+
+@dataclass(slots=True)
+class _Turn:
+    feed: _Feed
+    chunks: list[Chunk]
+    marks: list[Mark]
+
+
+class Engine:
+    """Streams in, events out.
+
+    Parameters
+    ----------
+    detectors : sequence of Detector
+    """
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        self.detectors = tuple(detectors)
+        self._feeds: dict[str, _Feed] = {}
+        self._audio: dict[tuple[int, float], AnalysisAudio] = {}
+        self._features: dict[FeatureSpec, Features] = {}
+        self._late_since_s: float | None = None
+        for key in {_audio_key(spec) for detector in detectors for spec in detector.specs}:
+            specs = [spec for detector in detectors for spec in detector.specs if _audio_key(spec) == key]
+            self._audio[key] = AnalysisAudio(*key, keep_s=max(spec.window_s for spec in specs))
+            self._features |= {spec: Features(spec, self._audio[key]) for spec in specs}
+
+    def detectors_of(self, stream_id: str) -> list[Detector]:
+        """Detectors that watch a stream by its id, whatever its rate."""
+        return [d for d in self.detectors if any(matches(stream_id, glob) for glob in d.streams)]
+
+    def add(self, stream: Stream) -> None:
+        """Take a stream in; its backlog's first mark must begin an epoch."""
+        self._feeds[stream.id] = _Feed(stream)
+
+    def watches(self, stream_id: str) -> list[Watch]:
+        """Who watches a stream at its present rate."""
+        return list(self._feeds[stream_id].watches) if stream_id in self._feeds else []
+
+    def lag_s(self, stream_id: str, now_s: float) -> float:
+        """Age of a stream's oldest audio not yet analysed."""
+        feed = self._feeds.get(stream_id)
+        oldest = feed.stream.backlog.oldest_arrival_s() if feed else None
+        return 0.0 if oldest is None else max(0.0, now_s - oldest)
+
+    def step(self, now: Callable[[], float]) -> Report:
+        """Analyse what is waiting, at most `MAX_PUSH_S` of each stream.
+
+        Parameters
+        ----------
+        now : callable
+            Monotonic time in seconds, the clock of the chunks' arrival.
+        """
+        turns = self._drain()
+        report = Report(busy=bool(turns))
+        if not turns:
+            self._late_since_s = None
+            return report
+        shed = self._overloaded(turns, now())
+        self._hear(turns)
+        due: dict[str, list[tuple[_Feed, Watch, int]]] = {}
+        for turn in turns:
+            for watch in turn.feed.watches:
+                numbers = watch.due()
+                if not numbers:
+                    continue
+                if shed and len(numbers) > 1:
+                    report.batches.setdefault(watch.detector.name, Batch()).n_shed += len(numbers) - 1
+                    numbers = numbers[-1:]
+                due.setdefault(watch.detector.name, []).extend((turn.feed, watch, number) for number in numbers)
+        for name, windows in due.items():
+            batch = report.batches.setdefault(name, Batch())
+            for first in range(0, len(windows), CHUNK):
+                self._score(windows[first : first + CHUNK], batch, report.events, now)
+        for turn in turns:
+            for mark in turn.marks:
+                self._break(turn.feed, mark, report.events)
+        return report
+
+    def end_all(self, reason: EndReason) -> list[Event]:
+        """End every event that goes on."""
+        ended = [watch.end(reason) for feed in self._feeds.values() for watch in feed.watches]
+        return [event for event in ended if event is not None]
+
+    def _drain(self) -> list[_Turn]:
+        waiting = [feed for feed in self._feeds.values() if feed.stream.backlog.waiting]
+        return [_Turn(feed, *feed.stream.backlog.take(feed.quantum)) for feed in waiting]
+
+    def _overloaded(self, turns: list[_Turn], now_s: float) -> bool:
+        oldest_s = min((turn.chunks[0].arrived_s for turn in turns if turn.chunks), default=now_s)
+        if now_s - oldest_s < OVERLOAD_LAG_S:
+            self._late_since_s = None
+        elif self._late_since_s is None:
+            self._late_since_s = now_s
+        return self._late_since_s is not None and now_s - self._late_since_s >= OVERLOAD_AFTER_S
+
+    def _hear(self, turns: list[_Turn]) -> None:
+        """Bring the new audio of all streams into the features."""
+        batches: dict[AnalysisAudio, list[tuple[int, list[NDArray[np.generic]], float]]] = {}
+        for turn in turns:
+            pieces = turn.feed.note(turn.chunks)
+            for audio, slot in turn.feed.slots.items() if pieces else ():
+                batches.setdefault(audio, []).append((slot, pieces, turn.feed.scale))
+        for audio, batch in batches.items():
+            audio.push(batch)
+        for turn in turns:
+            if turn.marks and turn.marks[0].kind is Break.END:
+                turn.feed.flush()
+        changed: dict[Features, list[int]] = {}
+        for turn in turns:
+            for features, slot in turn.feed.views:
+                changed.setdefault(features, []).append(slot)
+        for features, slots in changed.items():
+            features.update(slots)
+
+    @staticmethod
+    def _score(
+        windows: list[tuple[_Feed, Watch, int]], batch: Batch, events: list[Event], now: Callable[[], float]
+    ) -> None:
+        """Score windows of one detector together and give each watch its own."""
+        detector = windows[0][1].detector
+        began_s = now()
+        inputs = []
+        for view in range(len(detector.specs)):
+            slots = np.array([watch.views[view][1] for _, watch, _ in windows])
+            positions = np.array([number * watch.hops[view] for _, watch, number in windows])
+            inputs.append(windows[0][1].views[view][0].windows(slots, positions))
+        scores, labels = detector.scorer.score_labelled(inputs)
+        scored_s = now()
+        names = detector.scorer.labels
+        batch.n_windows += len(windows)
+        batch.seconds.append(scored_s - began_s)
+        for row, ((feed, watch, number), score) in enumerate(zip(windows, scores.tolist(), strict=True)):
+            label = names[0] if labels is None else names[labels[row]]
+            batch.scores.append((feed.stream.id, watch.start_of(number), score))
+            event = watch.push(number, score, label, feed.clock)
+            if event is not None:
+                events.append(event)
+            arrived_s = feed.clock.arrived_s(watch.last_of(number))
+            if arrived_s is not None:
+                batch.latencies_s.append(scored_s - arrived_s)
+
+    def _break(self, feed: _Feed, mark: Mark, events: list[Event]) -> None:
+        """Do what a mark says, after all that came before it was scored."""
+        ended: list[Event | None]
+        match mark.kind:
+            case Break.GAP:
+                feed.next_sample += mark.n_samples
+                ended = [watch.gap(mark.n_samples, feed.next_sample) for watch in feed.watches]
+            case Break.END:
+                ended = [watch.end(EndReason.STREAM_LOST) for watch in feed.watches]
+            case Break.EPOCH | Break.RESYNC:
+                ended = [watch.end(EndReason.GAP) for watch in feed.watches]
+                feed.next_sample = mark.first_sample
+                if mark.kind is Break.EPOCH:
+                    self._tune(feed, mark)
+                feed.clock.reset(feed.rate_hz)
+        events += [event for event in ended if event is not None]
+        for audio, slot in feed.slots.items():
+            audio.reset(slot)
+        for features, slot in feed.views:
+            features.begin(slot, feed.stream.mask_hz)
+        for watch in feed.watches:
+            watch.begin_segment(feed.next_sample)
+
+    def _tune(self, feed: _Feed, mark: Mark) -> None:
+        """Set a stream up for the rate of a new epoch."""
+        feed.scale = mark.scale
+        if feed.rate_hz == mark.rate_hz:
+            return
+        feed.rate_hz = mark.rate_hz
+        for audio, slot in feed.slots.items():
+            audio.remove(slot)
+        able = [d for d in self.detectors_of(feed.stream.id) if all(mark.rate_hz >= s.min_rate_hz for s in d.specs)]
+        feed.slots = {}
+        views: dict[FeatureSpec, tuple[Features, int]] = {}
+        for spec in (spec for detector in able for spec in detector.specs):
+            audio = self._audio[_audio_key(spec)]
+            if audio not in feed.slots:
+                feed.slots[audio] = audio.add(mark.rate_hz)
+            views[spec] = (self._features[spec], feed.slots[audio])
+        feed.views = list(views.values())
+        feed.watches = [
+            Watch(detector, feed.stream, [views[spec] for spec in detector.specs], mark.rate_hz) for detector in able
+        ]
+        feed.quantum = max(1, int(MAX_PUSH_S * mark.rate_hz))
+        longest_s = max((spec.window_s for spec in views), default=0.0)
+        feed.keep_samples = int((longest_s + 2 * MAX_PUSH_S) * mark.rate_hz)
+
+
+def _audio_key(spec: FeatureSpec) -> tuple[int, float]:
+    return spec.analysis_rate_hz, spec.band_high_hz

@@ -1,0 +1,55 @@
+"""From configuration to detectors: bundles opened, thresholds settled."""
+
+from detectd.config import Config, DetectorConfig
+from detectd.errors import BundleError, ConfigError
+from detectd.features import hop_positions
+from detectd.scoring import open_detector_bundle
+from detectd.watch import Detector
+
+
+def open_detectors(config: Config) -> list[Detector]:
+    """Open every detector's bundle.
+
+    Raises
+    ------
+    BundleError
+        If a bundle is missing or cannot be trusted.
+    ConfigError
+        If a detector asks its bundle for what it has not.
+    """
+    return [_open(config, detector) for detector in config.detectors]
+
+
+def notices(detector: Detector) -> list[str]:
+    """What a person should know about a detector's settings."""
+    spec = detector.specs[0]
+    hop_s = hop_positions(spec, detector.hop_s) * spec.frame_hop_samples / spec.analysis_rate_hz
+    if abs(hop_s - detector.hop_s) < 1e-9:
+        return []
+    return [f"detector '{detector.name}': hop_s = {detector.hop_s:g} is rounded to {hop_s:g}, the bundle's grid"]
+
+
+def _open(config: Config, settings: DetectorConfig) -> Detector:
+    where = f"{config.path}: detector '{settings.name}'"
+    try:
+        scorer = open_detector_bundle(settings.bundle)
+    except BundleError as error:
+        raise BundleError(f"{where}: {error}") from error
+    threshold = scorer.bundle.manifest.threshold
+    if settings.false_alarms_per_day is not None:
+        raise ConfigError(
+            f"{where}: false_alarms_per_day needs a tail model, and bundle {scorer.bundle.ident} has none; "
+            f"expected threshold, or neither (the bundle's own, {threshold.on:g})"
+        )
+    on = threshold.on if settings.threshold is None else settings.threshold
+    return Detector(
+        name=settings.name,
+        scorer=scorer,
+        streams=settings.streams,
+        hop_s=settings.hop_s,
+        on=on,
+        off=threshold.off + (on - threshold.on),
+        alarm_on=settings.alarm_on,
+        min_duration_s=settings.min_duration_s,
+        hold_s=settings.hold_s,
+    )

@@ -1,0 +1,124 @@
+"""Events out over ZeroMQ: a PUB socket, a number on every message, a heartbeat every second. One thread owns it all."""
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import zmq
+
+from detectd.errors import ConfigError
+from detectd.event import Event
+from detectd.message import HEARTBEAT_TOPIC, event_message, heartbeat_message, topic_of
+from detectd.watch import Detector
+
+HEARTBEAT_S = 1.0
+_LINGER_MS = 1000
+_MAX_SUBSCRIPTION_BYTES = 1024
+"""Largest message a subscriber may send: subscriptions are short, and unlimited ones fill the memory."""
+
+
+class Publisher:
+    """Publishes what it is given, in order, without ever holding up who gives.
+
+    Parameters
+    ----------
+    endpoint : str
+        Where PUB is bound.
+    detectors : mapping
+        By name: whose bundle and threshold an event carries.
+    streams : callable
+        The heartbeat's table of streams.
+    on_published : callable
+        Told of every event message that went out.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        run_id: str,
+        detectors: Mapping[str, Detector],
+        streams: Callable[[], Mapping[str, Mapping[str, Any]]],
+        on_published: Callable[[Event], None],
+    ) -> None:
+        self._run_id = run_id
+        self._detectors = detectors
+        self._streams = streams
+        self._on_published = on_published
+        self._seq: Counter[str] = Counter()
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._socket = context.socket(zmq.PUB)
+        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_SUBSCRIPTION_BYTES)
+        self.endpoint = bind(self._socket, endpoint, "publish.events")
+        self._thread = threading.Thread(target=self._run, name="publisher")
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._thread.start()
+
+    def put(self, event: Event) -> None:
+        """Hand an event over; returns at once."""
+        self._queue.put(event)
+
+    def stop(self) -> None:
+        """Publish what was handed over, then close."""
+        self._queue.put(None)
+        self._thread.join()
+        self._socket.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        due_s = time.monotonic()
+        while True:
+            try:
+                event = self._queue.get(timeout=max(0.0, due_s - time.monotonic()))
+                if event is None:
+                    return
+                self._publish(event)
+            except queue.Empty:
+                pass
+            if time.monotonic() >= due_s:
+                self._send(HEARTBEAT_TOPIC, heartbeat_message(self._run_id, time.time_ns(), self._seq, self._streams()))
+                due_s = max(due_s + HEARTBEAT_S, time.monotonic())
+
+    def _publish(self, event: Event) -> None:
+        topic = topic_of(event)
+        self._seq[topic] += 1
+        detector = self._detectors[event.detector]
+        message = event_message(
+            event,
+            detector.scorer.bundle,
+            threshold=detector.on,
+            run_id=self._run_id,
+            seq=self._seq[topic],
+            journaled=False,
+        )
+        self._send(topic, message)
+        self._on_published(event)
+
+    def _send(self, topic: str, message: bytes) -> None:
+        self._socket.send_multipart([topic.encode(), message])
+
+
+def bind(socket: zmq.Socket[bytes], endpoint: str, key: str) -> str:
+    """Bind a socket; returns the address it got.
+
+    Raises
+    ------
+    ConfigError
+        If the address is taken or cannot be bound, naming the key that says it.
+    """
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        reason = "is in use by another program" if error.errno == zmq.EADDRINUSE else f"cannot be bound ({error})"
+        raise ConfigError(f"{key}: {endpoint} {reason}; choose another address or stop what uses it") from error
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT)

@@ -1,0 +1,174 @@
+"""Audio onto the wire: what `detectd send`, the daemon's own sources and, later, sound devices have in common."""
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import chain, groupby
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import zmq
+from numpy.typing import NDArray
+
+from detectd.audio import SampleFormat, encode
+from detectd.clips import check_rate
+from detectd.errors import SourceError
+from detectd.wire import Flag, Header, is_stream_id, pack
+
+BLOCK_S = 0.1
+_STOP_CHECK_MS = 100
+_LINGER_MS = 2000
+
+
+class Sender:
+    """One source on a PUSH socket: numbers its blocks and gives up only when told to.
+
+    Parameters
+    ----------
+    stop : threading.Event
+        Ends every wait.
+    start_utc_ns : int
+        Capture time of the first sample; 0 = unknown.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        stream_id: str,
+        rate_hz: int,
+        sample_format: SampleFormat,
+        stop: threading.Event,
+        start_utc_ns: int = 0,
+    ) -> None:
+        self.sent_samples = 0
+        self._socket = socket
+        self._stream_id = stream_id
+        self._rate_hz = rate_hz
+        self._format = sample_format
+        self._stop = stop
+        self._start_utc_ns = start_utc_ns
+        self._epoch = secrets.randbits(64)
+        self._seq = 0
+
+    def send(self, samples: NDArray[np.float32], flags: int = 0) -> bool:
+        """Send a block, shape ``(n, channels)``, waiting while the other side is busy; False if stopped meanwhile."""
+        utc_ns = self._start_utc_ns and self._start_utc_ns + round(self.sent_samples * 1e9 / self._rate_hz)
+        header = Header(
+            flags=flags,
+            sample_format=self._format,
+            channels=samples.shape[1],
+            rate_hz=self._rate_hz,
+            n_frames=len(samples),
+            stream_id=self._stream_id,
+            epoch=self._epoch,
+            seq=self._seq,
+            first_sample=self.sent_samples,
+            t_first_utc_ns=utc_ns,
+        )
+        message = pack(header, encode(samples, self._format))
+        while not self._stop.is_set():
+            if self._socket.poll(_STOP_CHECK_MS, zmq.POLLOUT):
+                self._socket.send(message)
+                self._seq += 1
+                self.sent_samples += len(samples)
+                return True
+        return False
+
+    def play(self, blocks: Iterator[NDArray[np.float32]], speed: float) -> bool:
+        """Send blocks at `speed` times real time, 0 = as fast as accepted; False if stopped before the end."""
+        began_s, began_at = time.monotonic(), self.sent_samples
+        for block in blocks:
+            if not self.send(block):
+                return False
+            if speed:
+                due_s = began_s + (self.sent_samples - began_at) / (self._rate_hz * speed)
+                if self._stop.wait(max(0.0, due_s - time.monotonic())):
+                    return False
+        return not self._stop.is_set()
+
+    def end(self, channels: int) -> None:
+        """Say that the stream is over."""
+        self.send(np.empty((0, channels), np.float32), Flag.END)
+
+
+class AudioFile:
+    """A file to be sent, checked before anything starts.
+
+    Raises
+    ------
+    SourceError
+        If it is missing, no audio, empty, or of a rate that no stream has.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            info = soundfile.info(path)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).split(": ", 1)[-1].strip().rstrip(".")
+            raise SourceError(f"{path}: cannot be read as audio ({reason}); expected WAV, FLAC or OGG") from error
+        self.rate_hz, self.channels, self.n_samples = info.samplerate, info.channels, info.frames
+        check_rate(path, self.rate_hz)
+        if not self.n_samples:
+            raise SourceError(f"{path}: holds no audio")
+        self.sample_format = {"PCM_16": SampleFormat.S16, "PCM_24": SampleFormat.S24}.get(
+            info.subtype, SampleFormat.F32
+        )
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The file in blocks, each shape ``(n, channels)``."""
+        length = max(1, round(BLOCK_S * self.rate_hz))
+        yield from soundfile.blocks(self.path, blocksize=length, dtype="float32", always_2d=True)
+
+
+def send_files(
+    paths: Sequence[Path], stream_id: str, endpoint: str, speed: float, start_time: str | None, stop: threading.Event
+) -> int:
+    """Send files one after another as one stream; returns the samples sent of each channel.
+
+    Raises
+    ------
+    SourceError
+        If a file cannot be read, the id does not fit the wire, or the time or endpoint makes no sense; nothing has
+        been sent then.
+    """
+    if not is_stream_id(stream_id):
+        raise SourceError(f"--stream {stream_id!r}: expected 1 to 32 of A-Z a-z 0-9 . _ / -")
+    if not speed >= 0:
+        raise SourceError(f"--speed {speed}: expected 0 (as fast as accepted) or more")
+    files = [AudioFile(path) for path in paths]
+    start_utc_ns = _utc_ns(start_time) if start_time else 0
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    n_sent = 0
+    try:
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise SourceError(f"--to {endpoint}: {error}; expected an endpoint like tcp://127.0.0.1:5555") from error
+        for alike, group in groupby(files, lambda file: (file.rate_hz, file.channels, file.sample_format)):
+            rate_hz, channels, sample_format = alike
+            began_ns = start_utc_ns and start_utc_ns + n_sent * 1_000_000_000 // rate_hz
+            sender = Sender(socket, stream_id, rate_hz, sample_format, stop, began_ns)
+            blocks = chain.from_iterable(file.blocks() for file in group)
+            if sender.play(blocks, speed):
+                sender.end(channels)
+            n_sent += sender.sent_samples
+    finally:
+        # What was accepted goes out, unless the daemon is not there.
+        socket.close(linger=_LINGER_MS)
+        context.term()
+    return n_sent
+
+
+def _utc_ns(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SourceError(f"--start-time {text!r}: expected RFC 3339, like 2026-05-01T12:00:00Z") from error
+    if moment.tzinfo is None:
+        raise SourceError(f"--start-time {text!r}: has no time zone; expected one like 2026-05-01T12:00:00Z")
+    return round(moment.timestamp() * 1e6) * 1000
