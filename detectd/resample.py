@@ -48,9 +48,10 @@ class Plan:
         # As small as causality allows: the last output of a block may reach no input behind it, rounding included.
         self.lead = math.ceil((half_width + 2) * self.up / self.down - 1)
         span = math.ceil(self.lead + half_width * self.up / self.down)
-        # A multiple of `up` makes every block alike; it is taken unless it would make the matrix much larger.
+        # A multiple of `up` makes every block alike; else a block somewhat larger than needed may recur sooner.
         whole = math.ceil(span / self.up) * self.up
-        self.outputs_per_block = whole if whole <= 2 * span + 16 else span
+        near = range(span, span + span // 4 + 2)
+        self.outputs_per_block = whole if whole <= 2 * span + 16 else max(near, key=lambda n: math.gcd(n, self.up))
         self.n_phases = self.up // math.gcd(self.outputs_per_block, self.up)
         self.block_samples = math.ceil(self.outputs_per_block * self.down / self.up)
         self.matrices = self._matrices(half_width, cutoff=lower_hz / rate_hz)
