@@ -31,7 +31,10 @@ class SampleFormat(IntEnum):
         return (0.0, 2.0**-15, 2.0**-31, 2.0**-31, 1.0)[self]
 
 
-def decode(payload: memoryview, sample_format: SampleFormat, channels: int) -> NDArray[np.generic]:
+_DTYPES: dict[int, str] = {SampleFormat.S16: "<i2", SampleFormat.S32: "<i4", SampleFormat.F32: "<f4"}
+
+
+def decode(payload: memoryview, sample_format: int, channels: int) -> NDArray[np.generic]:
     """See a payload as numbers, without a copy where the format allows.
 
     Returns
@@ -39,15 +42,7 @@ def decode(payload: memoryview, sample_format: SampleFormat, channels: int) -> N
     array, shape (n_frames, channels)
         int16, int32 or float32; times ``sample_format.scale`` in [-1, 1). 24-bit samples become int32, shifted up.
     """
-    match sample_format:
-        case SampleFormat.S16:
-            flat: NDArray[np.generic] = np.frombuffer(payload, "<i2")
-        case SampleFormat.S24:
-            flat = _widened(payload)
-        case SampleFormat.S32:
-            flat = np.frombuffer(payload, "<i4")
-        case SampleFormat.F32:
-            flat = np.frombuffer(payload, "<f4")
+    flat = _widened(payload) if sample_format == SampleFormat.S24 else np.frombuffer(payload, _DTYPES[sample_format])
     return flat.reshape(-1, channels)
 
 

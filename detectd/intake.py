@@ -50,19 +50,16 @@ class Admission:
 
 
 class _Source:
-    """A sender's source: its index, and the streams that its channels are; None for a channel nobody wants."""
+    """A sender's source: its index, the streams that are wanted of it and the channels they are."""
 
     def __init__(self) -> None:
         self.sequencer = Sequencer()
-        self.channels: list[Stream | None] = []
+        self.streams: list[Stream] = []
+        self.channels: list[int] = []
         self.format: tuple[int, int, int] = (0, 0, 0)
         self.heard_s = 0.0
         self.block_s = 0.0
         self.up = False
-
-    @property
-    def streams(self) -> list[Stream]:
-        return [stream for stream in self.channels if stream is not None]
 
     def mark(self, mark: Mark) -> None:
         for stream in self.streams:
@@ -184,7 +181,8 @@ class Intake:
     def _begin_epoch(self, source: _Source, header: Header, *, local: bool) -> None:
         source.format = header[1:4]
         admissions = [(i, self._admit(i, header.rate_hz, local)) for i in channel_ids(header)]
-        source.channels = [self._stream(i, admission) if admission.known else None for i, admission in admissions]
+        source.channels = [channel for channel, (_, admission) in enumerate(admissions) if admission.known]
+        source.streams = [self._stream(*admissions[channel]) for channel in source.channels]
         for stream in source.streams:
             stream.rate_hz = header.rate_hz
             stream.backlog.capacity_samples = int(self._max_backlog_s * header.rate_hz)
@@ -201,9 +199,7 @@ class Intake:
         utc_ns = header.t_first_utc_ns or arrival.utc_ns
         end_sample = header.first_sample + header.n_frames
         last_utc_ns = utc_ns + round((header.n_frames - 1) * 1_000_000_000 / header.rate_hz)
-        for channel, stream in enumerate(source.channels):
-            if stream is None:
-                continue
+        for channel, stream in zip(source.channels, source.streams, strict=True):
             stream.up, stream.end_sample = True, end_sample
             if len(samples):
                 stream.last_utc_ns = last_utc_ns
