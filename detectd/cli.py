@@ -60,8 +60,10 @@ def run(path: str) -> None:
     from detectd.config import load_config
     from detectd.daemon import Daemon
 
-    log.set_up()
-    Daemon(load_config(path)).run()
+    daemon = Daemon(load_config(path))
+    with log.to_stderr():
+        exit_code = daemon.run()
+    sys.exit(exit_code)
 
 
 @main.command()
@@ -97,6 +99,7 @@ def send(files: tuple[str, ...], stream_id: str, endpoint: str, speed: float, st
         signal.signal(number, lambda *_: stop.set())
     n_sent = send_files([Path(file) for file in files], stream_id, endpoint, speed, start_time, stop)
     click.echo(f"{'stopped' if stop.is_set() else 'sent'}: {n_sent} samples of each channel", err=True)
+    sys.exit(130 if stop.is_set() else 0)
 
 
 @main.command()

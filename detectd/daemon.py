@@ -58,6 +58,7 @@ class Daemon:
         self._metrics = Metrics(CollectorRegistry())
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._stop = threading.Event()
+        self._exit_code = 0
         try:
             self._bind()
         except BaseException:
@@ -80,15 +81,20 @@ class Daemon:
             config.metrics.host, config.metrics.port, lambda: page.render(self._snapshots()), self._faults
         )
 
-    def run(self) -> None:
-        """Run until SIGTERM or SIGINT; then drain, end open events, return."""
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; then drain, end open events, and return the exit code.
+
+        A thread that dies of a bug stops the daemon with exit code 1: better restarted than deaf.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        threading.excepthook = self._on_crash
         self._start()
         try:
             self._watch()
         finally:
             self._shut_down()
+        return self._exit_code
 
     def _start(self) -> None:
         metrics = self._metrics
@@ -143,6 +149,12 @@ class Daemon:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self._stop.is_set():
             os._exit(1)
+        self._stop.set()
+
+    def _on_crash(self, crash: threading.ExceptHookArgs) -> None:
+        name = crash.thread.name if crash.thread else "a thread"
+        LOG.critical("%s died, stopping", name, exc_info=crash.exc_value)
+        self._exit_code = 1
         self._stop.set()
 
     def _admit(self, stream_id: str, rate_hz: int, local: bool) -> Admission:

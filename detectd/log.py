@@ -1,7 +1,11 @@
 """What a person at the terminal reads: one line an event or change of state."""
 
+import contextlib
 import logging
+import logging.handlers
+import queue
 import sys
+from collections.abc import Iterator
 
 from detectd.event import Event
 from detectd.tracker import State
@@ -9,12 +13,33 @@ from detectd.tracker import State
 LOG = logging.getLogger("detectd")
 
 
-def set_up() -> None:
-    """Log to stderr, one line a message, local time."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"))
+_WAITING_LINES = 10_000
+
+
+class _DroppingHandler(logging.handlers.QueueHandler):
+    """Hands lines to the writing thread; a terminal that takes none holds up nobody, it loses lines."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+@contextlib.contextmanager
+def to_stderr() -> Iterator[None]:
+    """Log to stderr, one line a message, local time, from a thread of its own."""
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(_WAITING_LINES)
+    writer = logging.StreamHandler(sys.stderr)
+    writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"))
+    handler = _DroppingHandler(waiting)
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
+    listener = logging.handlers.QueueListener(waiting, writer)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()
+        LOG.removeHandler(handler)
 
 
 def event_line(event: Event) -> str:

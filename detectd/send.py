@@ -1,9 +1,10 @@
 """Audio onto the wire: what `detectd send`, the daemon's own sources and, later, sound devices have in common."""
 
 import secrets
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain, groupby
 from pathlib import Path
@@ -20,11 +21,20 @@ from detectd.wire import Flag, Header, is_stream_id, pack
 
 BLOCK_S = 0.1
 _STOP_CHECK_MS = 100
-_LINGER_MS = 2000
+_LINGER_MS = 10_000
+_WAITING_BLOCKS = 16
+_PATIENCE_S = 2.0
 
 
 class Sender:
     """One source on a PUSH socket: numbers its blocks and gives up only when told to.
+
+    Attributes
+    ----------
+    sent_samples : int
+        Of each channel.
+    on_wait : callable
+        Called now and then while the other side takes nothing.
 
     Parameters
     ----------
@@ -44,6 +54,7 @@ class Sender:
         start_utc_ns: int = 0,
     ) -> None:
         self.sent_samples = 0
+        self.on_wait: Callable[[], None] = lambda: None
         self._socket = socket
         self._stream_id = stream_id
         self._rate_hz = rate_hz
@@ -75,6 +86,7 @@ class Sender:
                 self._seq += 1
                 self.sent_samples += len(samples)
                 return True
+            self.on_wait()
         return False
 
     def play(self, blocks: Iterator[NDArray[np.float32]], speed: float) -> bool:
@@ -124,6 +136,35 @@ class AudioFile:
         yield from soundfile.blocks(self.path, blocksize=length, dtype="float32", always_2d=True)
 
 
+class _Progress:
+    """Tells a person at a terminal how far it is, and anybody when nothing moves."""
+
+    def __init__(self, endpoint: str, total_s: float) -> None:
+        self._endpoint = endpoint
+        self._total_s = total_s
+        self._done_s = 0.0
+        self._moved_s = self._shown_s = time.monotonic()
+        self._complained = False
+
+    def over(self, blocks: Iterator[NDArray[np.float32]], rate_hz: int) -> Iterator[NDArray[np.float32]]:
+        """Pass blocks on, counting them."""
+        for block in blocks:
+            yield block
+            self._done_s += len(block) / rate_hz
+            self._moved_s = time.monotonic()
+            if sys.stderr.isatty() and self._moved_s - self._shown_s >= 1:
+                self._shown_s = self._moved_s
+                print(f"\r{self._done_s:.0f} of {self._total_s:.0f} s sent ", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print("\r", end="", file=sys.stderr)
+
+    def waiting(self) -> None:
+        """Say once that the other side takes nothing."""
+        if not self._complained and time.monotonic() - self._moved_s > _PATIENCE_S:
+            self._complained = True
+            print(f"waiting for {self._endpoint} to take audio; is the daemon running?", file=sys.stderr)
+
+
 def send_files(
     paths: Sequence[Path], stream_id: str, endpoint: str, speed: float, start_time: str | None, stop: threading.Event
 ) -> int:
@@ -143,6 +184,9 @@ def send_files(
     start_utc_ns = _utc_ns(start_time) if start_time else 0
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.PUSH)
+    # What waits on this side cannot be seen by the daemon, so little does.
+    socket.setsockopt(zmq.SNDHWM, _WAITING_BLOCKS)
+    progress = _Progress(endpoint, sum(file.n_samples / file.rate_hz for file in files))
     n_sent = 0
     try:
         try:
@@ -153,7 +197,8 @@ def send_files(
             rate_hz, channels, sample_format = alike
             began_ns = start_utc_ns and start_utc_ns + n_sent * 1_000_000_000 // rate_hz
             sender = Sender(socket, stream_id, rate_hz, sample_format, stop, began_ns)
-            blocks = chain.from_iterable(file.blocks() for file in group)
+            sender.on_wait = progress.waiting
+            blocks = progress.over(chain.from_iterable(file.blocks() for file in group), rate_hz)
             if sender.play(blocks, speed):
                 sender.end(channels)
             n_sent += sender.sent_samples
