@@ -24,7 +24,7 @@ exposition metrics http
 message publish ingest
 log loop send sources
 daemon
-check listen score inspection
+check listen score bundle_report
 cli __main__
 """
 PURE = ORDER[: ORDER.index("endpoint")].split()
