@@ -186,6 +186,8 @@ def send_files(
     socket = context.socket(zmq.PUSH)
     # What waits on this side cannot be seen by the daemon, so little does.
     socket.setsockopt(zmq.SNDHWM, _WAITING_BLOCKS)
+    # Nothing counts as sent before there is somebody to send it to.
+    socket.setsockopt(zmq.IMMEDIATE, 1)
     progress = _Progress(endpoint, sum(file.n_samples / file.rate_hz for file in files))
     n_sent = 0
     try:
