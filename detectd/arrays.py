@@ -26,6 +26,7 @@ _MEMBER = re.compile(r"([A-Za-z0-9_]{1,64})\.npy")
 _HEADER = re.compile(
     rb"\{'descr': '[<|]([fiuU])(\d{1,3})', 'fortran_order': (True|False), 'shape': \(((?:\d{1,10},? ?)*)\), \} *\n"
 )
+_LAST_CODE_POINT = 0x10FFFF
 _ENTRY = b"PK\x01\x02"
 _SIZES = {b"f": (4, 8), b"i": (1, 2, 4, 8), b"u": (1, 2, 4, 8), b"U": range(1, 257)}
 """Bytes a number, characters a text."""
@@ -80,8 +81,8 @@ def _array_name(member: zipfile.ZipInfo) -> str:
 
 def _member_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[np.generic]:
     with archive.open(member) as stream:
-        # zipfile stops at the size that the directory declares, which is bounded, whatever the stream would give.
-        content = stream.read()
+        # The size that the directory declares is bounded; a plain read() would inflate what is really there first.
+        content = stream.read(member.file_size)
     try:
         return _array(content)
     except BundleError as error:
@@ -111,6 +112,6 @@ def _check_values(array: NDArray[np.generic]) -> None:
     if array.dtype.kind == "U":
         if array.size > MAX_TEXTS:
             raise BundleError(f"holds {array.size} texts, at most {MAX_TEXTS} are accepted")
-        texts: list[str] = array.ravel().tolist()  # a ValueError for what is no code point; the caller reports it
-        if not all(text.isprintable() for text in texts):
+        codes = np.ascontiguousarray(array).reshape(-1).view("<u4")
+        if codes.max(initial=0) > _LAST_CODE_POINT or not all(text.isprintable() for text in array.ravel().tolist()):
             raise BundleError("holds text that is not printable")

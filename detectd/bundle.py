@@ -90,7 +90,13 @@ def load_bundle(path: str | Path) -> Bundle:
         with _opened(path) as folder:
             return _load(path, folder)
     except BundleError as error:
-        raise BundleError(f"bundle '{path}': {error}") from None
+        raise of_bundle(path, error) from None
+
+
+def of_bundle(path: str | Path, error: Exception) -> BundleError:
+    """Name the bundle in an error, and keep it one line whatever the bundle's files made it quote."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:500])
+    return BundleError(f"bundle '{path}': {text}")
 
 
 def save_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
@@ -122,7 +128,7 @@ def save_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]
     except OSError as error:
         raise BundleError(f"bundle '{path}': cannot be written ({error.strerror or error})") from error
     except BundleError as error:
-        raise BundleError(f"bundle '{path}': {error}") from None
+        raise of_bundle(path, error) from None
     return bundle
 
 

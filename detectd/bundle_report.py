@@ -35,10 +35,10 @@ def _view(view: View, summary: GraphSummary) -> list[str]:
     operators = ", ".join(f"{count} {name}" for name, count in summary.operators.items())
     return [
         f"  {view.name} ({spec.kind}, weight {view.weight:g})",
-        f"    sees     {spec.window_s:g} s, {spec.band_low_hz:g} to {spec.band_high_hz:g} Hz: {frames}{spec.n_bins} bins",
+        f"    sees     {spec.window_s:g} s, {spec.band_low_hz:g}-{spec.band_high_hz:g} Hz: {frames}{spec.n_bins} bins",
         f"    needs    a stream of at least {spec.min_rate_hz} samples/s, analysed at {spec.analysis_rate_hz}",
         f"    graph    {view.graph}: {operators}",
-        f"    costs    {summary.n_parameters} parameters, {summary.multiply_adds / 1e6:.3g} million multiply-adds a window",
+        f"    costs    {summary.n_parameters} parameters, {summary.multiply_adds / 1e6:.3g} M multiply-adds a window",
     ]
 
 

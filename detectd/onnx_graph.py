@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from detectd.errors import BundleError
-from detectd.onnx_layers import ALL_RULES, multiply_adds
+from detectd.onnx_layers import OPERATORS, multiply_adds
 from detectd.onnx_proto import FLOAT, Graph, ValueInfo, parse_model
 from detectd.onnx_shapes import Value, require
 
@@ -20,7 +22,7 @@ MAX_BATCH = 32
 """Most windows in one call of a graph: 8 to 32 measured fastest, larger ones slower. Bounds below are for this many."""
 
 MAX_MODEL_BYTES = 64 * 2**20
-MAX_NODES = 2048
+MAX_NODES = 1024
 MAX_ELEMENTS = 2**25
 """Of one tensor."""
 MAX_TOTAL_ELEMENTS = 2**27
@@ -86,11 +88,11 @@ def check_graph(data: bytes) -> GraphSummary:
     try:
         graph = parse_model(data)
         _check_structure(graph)
-        # Where shapes are computed with, a batch of one could be made to need more than one of 32.
-        computed = any(node.op == "Shape" for node in graph.nodes)
-        for batch in range(2, MAX_BATCH) if computed else ():
+        one, many = _Trace(graph, 1), _Trace(graph, MAX_BATCH)
+        for batch in range(2, MAX_BATCH) if _computes_with_batch(graph, one, many) else ():
             _Trace(graph, batch)
-        return _summary(graph, _Trace(graph, 1), _Trace(graph, MAX_BATCH))
+        _check_declared(graph, one, many)
+        return _summary(graph, one, many)
     except (ValueError, TypeError, IndexError, KeyError, ArithmeticError) as error:
         # What no rule foresaw: refused like the rest, since others wrote the bytes.
         raise BundleError(f"not a graph that can be checked ({type(error).__name__}: {error})") from error
@@ -100,12 +102,14 @@ def _check_structure(graph: Graph) -> None:
     if graph.opset not in OPSETS:
         raise BundleError(f"opset {graph.opset}, expected {OPSETS[0]} to {OPSETS[-1]}; export with opset_version=18")
     require(len(graph.nodes) <= MAX_NODES, f"{len(graph.nodes)} operators, at most {MAX_NODES} are accepted")
-    strangers = sorted({node.op[:40] for node in graph.nodes} - ALL_RULES.keys())
+    edges = sum(len(node.inputs) + len(node.outputs) for node in graph.nodes)
+    require(edges <= 8 * MAX_NODES, f"operators of {edges} inputs and outputs, at most {8 * MAX_NODES} are accepted")
+    strangers = sorted({node.op[:40] for node in graph.nodes} - OPERATORS.keys())
     require(not strangers, f"operator {', '.join(strangers)[:200]}: not accepted")
     made = [tensor.name for tensor in graph.constants] + [info.name for info in graph.inputs]
     made += [name for node in graph.nodes for name in node.outputs if name]
     twice = [name for name, count in Counter(made).items() if count > 1 or not name]
-    require(not twice, f"tensor {twice[:1]} is made twice or has no name")
+    require(not twice, f"tensor {twice[0][:40] if twice else ''!r} is made twice or has no name")
     require(1 <= len(graph.inputs) <= 4 and 1 <= len(graph.outputs) <= 4, "expected 1 to 4 inputs and outputs")
     for info in graph.inputs:
         require(info.dtype == FLOAT, f"input {info.name[:40]!r} is not float32")
@@ -122,14 +126,15 @@ class _Trace:
     def __init__(self, graph: Graph, batch: int) -> None:
         self.total = 0
         self.multiply_adds = 0
-        self.values = {tensor.name: Value(tensor.dtype, tensor.shape, tensor.ints) for tensor in graph.constants}
+        self.values: dict[str, Value] = {}
+        for tensor in graph.constants:
+            self._add(tensor.name, Value(tensor.dtype, tensor.shape, tensor.ints, tensor.bounds))
         for info in graph.inputs:
             self._add(info.name, Value(FLOAT, tuple(size or batch for size in info.shape or ())))
         for index, node in enumerate(graph.nodes):
             try:
                 inputs = [self.values[name] if name else None for name in node.inputs]
-                outputs = ALL_RULES[node.op](node, inputs)
-                require(0 < len(node.outputs) <= len(outputs), f"{len(node.outputs)} outputs")
+                outputs = OPERATORS[node.op].outputs(node, inputs)
                 for name, value in zip(node.outputs, outputs, strict=False):
                     self._add(name, value)
                 self.multiply_adds += multiply_adds(node, inputs, outputs)
@@ -151,6 +156,39 @@ class _Trace:
         self.total += elements
         require(self.total <= MAX_TOTAL_ELEMENTS, f"tensors of more than {MAX_TOTAL_ELEMENTS} elements together")
         self.values[name] = value
+
+
+_MONOTONE = {
+    *("Shape", "Gather", "Concat", "Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape", "Transpose"),
+    *("ConstantOfShape", "Expand"),
+}
+"""Operators that can only make a shape grow with the batch, or shrink, from one end of its range to the other."""
+
+
+def _computes_with_batch(graph: Graph, one: _Trace, many: _Trace) -> bool:
+    """Tell whether some batch between could need more than both 1 and `MAX_BATCH` do, as (33 - b) * b does."""
+
+    def differs(name: str) -> bool:
+        first, last = one.values[name].ints, many.values[name].ints
+        return first is not None and last is not None and not np.array_equal(first, last)
+
+    return any(node.op not in _MONOTONE and any(map(differs, filter(None, node.inputs))) for node in graph.nodes)
+
+
+def _check_declared(graph: Graph, one: _Trace, many: _Trace) -> None:
+    """Refuse declared shapes that are not true: the runtime plans its memory by them."""
+    for info in (*graph.declared, *graph.outputs):
+        for trace in (one, many):
+            shape = trace.values[info.name].shape if info.name in trace.values else None
+            fits = (
+                shape is None
+                or info.shape is None
+                or (
+                    len(shape) == len(info.shape)
+                    and all(said in (None, size) for said, size in zip(info.shape, shape, strict=True))
+                )
+            )
+            require(fits, f"tensor {info.name[:40]!r} is declared {_shown(info.shape or ())[:80]} and is {shape}")
 
 
 def _summary(graph: Graph, one: _Trace, many: _Trace) -> GraphSummary:

@@ -11,9 +11,9 @@ import numpy as np
 
 from detectd.onnx_proto import INT64, Node
 from detectd.onnx_shapes import (
-    RULES,
+    BASIC_OPERATORS,
     Inputs,
-    Rule,
+    Operator,
     Shape,
     Value,
     axes_of,
@@ -28,12 +28,13 @@ from detectd.onnx_shapes import (
 
 def _reshaped(value: Value, shape: Shape) -> list[Value]:
     require(math.prod(shape) == math.prod(value.shape), f"shape {value.shape} to {shape}")
-    return [Value(value.dtype, shape, None if value.ints is None else value.ints.reshape(shape))]
+    ints = None if value.ints is None else value.ints.reshape(shape)
+    return [Value(value.dtype, shape, ints, value.bounds)]
 
 
 def _reshape(node: Node, inputs: Inputs) -> list[Value]:
     value, wanted = given(inputs, 0), known(inputs, 1)
-    require(node.integer("allowzero", 0) == 0 and len(wanted) <= 8, "allowzero or a rank above 8")
+    require(not node.flag("allowzero") and len(wanted) <= 8, "allowzero or a rank above 8")
     require(wanted.count(-1) <= 1 and min(wanted, default=0) >= -1, f"to shape {wanted}")
     require(all(size or axis < len(value.shape) for axis, size in enumerate(wanted)), f"to shape {wanted}")
     sizes = [size or value.shape[axis] for axis, size in enumerate(wanted)]
@@ -71,7 +72,8 @@ def _transpose(node: Node, inputs: Inputs) -> list[Value]:
     value = given(inputs, 0)
     order = node.integers("perm") or tuple(reversed(range(len(value.shape))))
     require(sorted(order) == list(range(len(value.shape))), f"perm {order}")
-    return [Value(value.dtype, tuple(value.shape[axis] for axis in order))]
+    ints = None if value.ints is None else value.ints.transpose(order)
+    return [Value(value.dtype, tuple(value.shape[axis] for axis in order), ints, value.bounds)]
 
 
 def _expand(_: Node, inputs: Inputs) -> list[Value]:
@@ -122,6 +124,7 @@ def _split(node: Node, inputs: Inputs) -> list[Value]:
     else:
         part = -(-size // max(n_parts, 1))
         sizes = [max(0, min(part, size - part * index)) for index in range(n_parts)]
+    require(node.integer("num_outputs", n_parts) == n_parts, "num_outputs is not the number of its outputs")
     require(len(sizes) == n_parts and sum(sizes) == size and min(sizes) >= 1, f"{size} into {sizes}")
     return [Value(value.dtype, (*value.shape[:axis], part, *value.shape[axis + 1 :])) for part in sizes]
 
@@ -130,10 +133,15 @@ def _gather(node: Node, inputs: Inputs) -> list[Value]:
     value, indices = given(inputs, 0), given(inputs, 1)
     axis = axis_of(node.integer("axis", 0), len(value.shape))
     shape = value.shape[:axis] + indices.shape + value.shape[axis + 1 :]
+    bounds = indices.bounds
+    if indices.ints is not None and indices.ints.size:
+        bounds = int(indices.ints.min()), int(indices.ints.max())
+    # Else a bundle could pass every check and fail on a sound that its maker chose.
+    require(bounds is not None, "indices that are not known before it runs")
+    low, high = bounds or (0, 0)
+    require(-value.shape[axis] <= low and high < value.shape[axis], f"index {low} or {high} of {value.shape[axis]}")
     if value.ints is None or indices.ints is None:
         return [Value(value.dtype, shape)]
-    size = value.shape[axis]
-    require(bool(((indices.ints >= -size) & (indices.ints < size)).all()), "an index out of range")
     return [Value(value.dtype, shape, np.take(value.ints, indices.ints, axis))]
 
 
@@ -142,6 +150,7 @@ def _pad(node: Node, inputs: Inputs) -> list[Value]:
     rank = len(value.shape)
     axes = [axis_of(axis, rank) for axis in known(inputs, 3)] if len(inputs) > 3 and inputs[3] else list(range(rank))
     require(len(pads) == 2 * len(axes) == 2 * len(set(axes)), f"{len(pads)} pads for {len(axes)} axes")
+    require(len(inputs) < 3 or inputs[2] is None or inputs[2].shape in ((), (1,)), "a padding value that is no scalar")
     mode = node.attributes.get("mode", b"constant")
     require(mode in (b"constant", b"edge", b"reflect") and min(pads, default=0) >= 0, "its mode, or a negative pad")
     sizes = list(value.shape)
@@ -154,9 +163,11 @@ def _pad(node: Node, inputs: Inputs) -> list[Value]:
 def _top_k(node: Node, inputs: Inputs) -> list[Value]:
     value, count = real(given(inputs, 0)), known(inputs, 1)
     axis = axis_of(node.integer("axis", -1), len(value.shape))
+    node.flag("largest", 1)
+    node.flag("sorted", 1)
     require(len(count) == 1 and 1 <= count[0] <= value.shape[axis], f"{count} of {value.shape[axis]}")
     shape = (*value.shape[:axis], count[0], *value.shape[axis + 1 :])
-    return [Value(value.dtype, shape), Value(INT64, shape)]
+    return [Value(value.dtype, shape), Value(INT64, shape, None, (0, value.shape[axis] - 1))]
 
 
 def _kernel(node: Node, spatial: Shape, kernel: Shape) -> list[int]:
@@ -173,8 +184,10 @@ def _kernel(node: Node, spatial: Shape, kernel: Shape) -> list[int]:
     for axis, size in enumerate(spatial):
         room = size + pads[axis] + pads[axis + rank] - dilations[axis] * (kernel[axis] - 1) - 1
         require(room >= 0, f"a kernel of {kernel[axis]} over {size} values")
-        extra = strides[axis] - 1 if node.integer("ceil_mode", 0) else 0
-        sizes.append((room + extra) // strides[axis] + 1)
+        count = room // strides[axis] + 1
+        if node.flag("ceil_mode") and room % strides[axis] and count * strides[axis] < size + pads[axis]:
+            count += 1  # a last, incomplete place of the kernel, unless it would lie in the padding alone
+        sizes.append(count)
     return sizes
 
 
@@ -196,7 +209,7 @@ def _pool(node: Node, inputs: Inputs) -> list[Value]:
     sizes = _kernel(node, value.shape[2:], kernel)
     pads = node.integers("pads", (0,) * 2 * len(kernel)) or ()
     require(all(pad < size for pad, size in zip(pads, kernel + kernel, strict=True)), "a pad as long as the kernel")
-    require(len(node.outputs) == 1, "a second output")
+    node.flag("count_include_pad")
     return [Value(value.dtype, (*value.shape[:2], *sizes))]
 
 
@@ -208,9 +221,9 @@ def _global_pool(_: Node, inputs: Inputs) -> list[Value]:
 
 def _normalise(node: Node, inputs: Inputs) -> list[Value]:
     value = real(given(inputs, 0))
-    require(len(value.shape) >= 2 and len(inputs) == 5, "expected (batch, channel, ...) and four constants")
+    require(len(value.shape) >= 2, "expected (batch, channel, ...)")
     require(all(given(inputs, index).shape == value.shape[1:2] for index in range(1, 5)), "constants do not fit")
-    require(node.integer("training_mode", 0) == 0 and len(node.outputs) == 1, "training mode")
+    require(not node.flag("training_mode"), "training mode")
     return [Value(value.dtype, value.shape)]
 
 
@@ -228,8 +241,8 @@ def _matmul(_: Node, inputs: Inputs) -> list[Value]:
 def _gemm(node: Node, inputs: Inputs) -> list[Value]:
     a, b = real(given(inputs, 0)), real(given(inputs, 1))
     require(len(a.shape) == len(b.shape) == 2, "expected two matrices")
-    rows, inner = a.shape[::-1] if node.integer("transA", 0) else a.shape
-    inner_b, columns = b.shape[::-1] if node.integer("transB", 0) else b.shape
+    rows, inner = a.shape[::-1] if node.flag("transA") else a.shape
+    inner_b, columns = b.shape[::-1] if node.flag("transB") else b.shape
     require(inner == inner_b, f"shapes {a.shape} and {b.shape}")
     bias = inputs[2] if len(inputs) > 2 else None
     require(bias is None or broadcast(bias.shape, (rows, columns)) == (rows, columns), "bias does not fit")
@@ -238,10 +251,11 @@ def _gemm(node: Node, inputs: Inputs) -> list[Value]:
 
 def _lstm(node: Node, inputs: Inputs) -> list[Value]:
     value, weights, recurrent = (real(given(inputs, index)) for index in range(3))
-    require(len(value.shape) == 3 and node.integer("layout", 0) == 0, "expected (time, batch, feature)")
+    require(len(value.shape) == 3, "expected (time, batch, feature)")
     n_steps, n_rows, n_features = value.shape
     n_hidden = node.integer("hidden_size", 0)
-    n_ways = 2 if node.attributes.get("direction") == b"bidirectional" else 1
+    ways = {b"forward": 1, b"reverse": 1, b"bidirectional": 2}
+    n_ways = ways[node.attributes.get("direction", b"forward")]
     require(weights.shape == (n_ways, 4 * n_hidden, n_features), "input weights do not fit")
     require(recurrent.shape == (n_ways, 4 * n_hidden, n_hidden), "recurrent weights do not fit")
     state = (n_ways, n_rows, n_hidden)
@@ -252,31 +266,33 @@ def _lstm(node: Node, inputs: Inputs) -> list[Value]:
     return [Value(value.dtype, shape) for shape in shapes[: len(node.outputs)]]
 
 
-_layers: dict[str, Rule] = {
-    "Reshape": _reshape,
-    "Flatten": _flatten,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Transpose": _transpose,
-    "Expand": _expand,
-    "Tile": _tile,
-    "Concat": _concat,
-    "Slice": _slice,
-    "Split": _split,
-    "Gather": _gather,
-    "Pad": _pad,
-    "TopK": _top_k,
-    "Conv": _conv,
-    "MaxPool": _pool,
-    "AveragePool": _pool,
-    "GlobalAveragePool": _global_pool,
-    "GlobalMaxPool": _global_pool,
-    "BatchNormalization": _normalise,
-    "MatMul": _matmul,
-    "Gemm": _gemm,
-    "LSTM": _lstm,
+_WINDOW = "auto_pad dilations kernel_shape pads strides"
+OPERATORS: dict[str, Operator] = {
+    **BASIC_OPERATORS,
+    "Reshape": Operator(_reshape, 2, 2, "allowzero"),
+    "Flatten": Operator(_flatten, attributes="axis"),
+    "Squeeze": Operator(_squeeze, 1, 2),
+    "Unsqueeze": Operator(_unsqueeze, 2, 2),
+    "Transpose": Operator(_transpose, attributes="perm"),
+    "Expand": Operator(_expand, 2, 2),
+    "Tile": Operator(_tile, 2, 2),
+    "Concat": Operator(_concat, 1, 256, "axis"),
+    "Slice": Operator(_slice, 3, 5),
+    "Split": Operator(_split, 1, 2, "axis num_outputs"),
+    "Gather": Operator(_gather, 2, 2, "axis"),
+    "Pad": Operator(_pad, 2, 4, "mode"),
+    "TopK": Operator(_top_k, 2, 2, "axis largest sorted"),
+    "Conv": Operator(_conv, 2, 3, f"{_WINDOW} group"),
+    "MaxPool": Operator(_pool, attributes=f"{_WINDOW} ceil_mode"),
+    "AveragePool": Operator(_pool, attributes=f"{_WINDOW} ceil_mode count_include_pad"),
+    "GlobalAveragePool": Operator(_global_pool),
+    "GlobalMaxPool": Operator(_global_pool),
+    "BatchNormalization": Operator(_normalise, 5, 5, "epsilon momentum training_mode"),
+    "MatMul": Operator(_matmul, 2, 2),
+    "Gemm": Operator(_gemm, 2, 3, "alpha beta transA transB"),
+    "LSTM": Operator(_lstm, 3, 8, "direction hidden_size"),
 }
-ALL_RULES: dict[str, Rule] = {**RULES, **_layers}
+"""All that a graph may consist of."""
 
 
 def multiply_adds(node: Node, inputs: Inputs, outputs: list[Value]) -> int:

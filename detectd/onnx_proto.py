@@ -30,12 +30,13 @@ IR_VERSIONS = range(3, 12)
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A constant: its type and shape, and its values where they are a few integers."""
+    """A constant: its type and shape, and of integers the least and greatest, and all where they are few."""
 
     name: str
     dtype: int
     shape: tuple[int, ...]
     ints: NDArray[np.int64] | None = None
+    bounds: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,21 @@ class Node:
         """Value of an integer attribute."""
         value = self.attributes.get(name, default)
         if type(value) is not int:
-            raise BundleError(f"operator {self.op}: attribute {name} is no integer")
+            raise BundleError(f"attribute {name} is no integer")
         return value
+
+    def flag(self, name: str, default: int = 0) -> bool:
+        """Value of an integer attribute that is 0 or 1."""
+        value = self.integer(name, default)
+        if value not in (0, 1):
+            raise BundleError(f"attribute {name} is {value}, expected 0 or 1")
+        return bool(value)
 
     def integers(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...] | None:
         """Value of an attribute that is a list of integers."""
         value = self.attributes.get(name, default)
         if value is not None and (type(value) is not tuple or not all(type(item) is int for item in value)):
-            raise BundleError(f"operator {self.op}: attribute {name} is no list of integers")
+            raise BundleError(f"attribute {name} is no list of integers")
         return value
 
 
@@ -80,6 +88,7 @@ class Graph:
     constants: tuple[Tensor, ...]
     inputs: tuple[ValueInfo, ...]
     outputs: tuple[ValueInfo, ...]
+    declared: tuple[ValueInfo, ...]
 
 
 # Names are those of onnx.proto; kinds those of `detectd.protobuf`.
@@ -178,14 +187,13 @@ class _Parser:
         if version not in IR_VERSIONS:
             raise BundleError(f"ONNX IR version {version}, expected {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}")
         graph = self.message(model.get("graph", memoryview(b"")), _GRAPH, "graph")
-        for info in graph["value_info"]:
-            self.value_info(info)
         return Graph(
             opset=self.opset(model["opset_import"]),
             nodes=tuple(self.node(node) for node in graph["node"]),
             constants=tuple(self.tensor(tensor) for tensor in graph["initializer"]),
             inputs=tuple(self.value_info(info) for info in graph["input"]),
             outputs=tuple(self.value_info(info) for info in graph["output"]),
+            declared=tuple(self.value_info(info) for info in graph["value_info"]),
         )
 
     def opset(self, imports: list[memoryview]) -> int:
@@ -240,9 +248,10 @@ class _Parser:
             raise BundleError(f"tensor {name[:40]!r} has shape {shape} and {len(content)} bytes")
         if dtype in (FLOAT, DOUBLE) and np.isnan(np.frombuffer(content, f"<f{ITEM_BYTES[dtype]}")).any():
             raise BundleError(f"tensor {name[:40]!r} holds NaN")
-        known = dtype in (INT32, INT64) and math.prod(shape) <= MAX_KNOWN
-        ints = np.frombuffer(content, f"<i{ITEM_BYTES[dtype]}").astype(np.int64).reshape(shape) if known else None
-        return Tensor(name, dtype, shape, ints)
+        if dtype not in (INT32, INT64) or not content:
+            return Tensor(name, dtype, shape, np.zeros(shape, np.int64) if dtype in (INT32, INT64) else None)
+        ints = np.frombuffer(content, f"<i{ITEM_BYTES[dtype]}").astype(np.int64).reshape(shape)
+        return Tensor(name, dtype, shape, ints if ints.size <= MAX_KNOWN else None, (int(ints.min()), int(ints.max())))
 
     def value_info(self, data: memoryview) -> ValueInfo:
         info = self.message(data, _VALUE_INFO, "value")

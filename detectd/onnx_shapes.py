@@ -27,15 +27,41 @@ _LARGEST_INT = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What is known of a tensor: element type, shape and, where it follows from shapes and constants, content."""
+    """What is known of a tensor: element type, shape and, where they follow from shapes and constants, its integers.
+
+    `ints` are all of them, `bounds` the least and greatest where they are many.
+    """
 
     dtype: int
     shape: Shape
     ints: NDArray[np.int64] | None = None
+    bounds: tuple[int, int] | None = None
 
 
 Inputs = Sequence[Value | None]
 Rule = Callable[[Node, Inputs], list[Value]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """What is accepted of an operator: its rule, how many inputs, and the attributes, separated by spaces.
+
+    Kernels do not check what no exporter writes: a Split into 2 parts with 3 outputs ends the process.
+    """
+
+    rule: Rule
+    least: int = 1
+    most: int = 1
+    attributes: str = ""
+
+    def outputs(self, node: Node, inputs: Inputs) -> list[Value]:
+        """Check the node's form and return its outputs, one for each name it gives."""
+        require(self.least <= len(inputs) <= self.most, f"{len(inputs)} inputs, expected {self.least} to {self.most}")
+        strangers = sorted(node.attributes.keys() - set(self.attributes.split()))
+        require(not strangers, f"attribute {', '.join(strangers)[:80]}: not accepted")
+        outputs = self.rule(node, inputs)
+        require(0 < len(node.outputs) <= len(outputs), f"{len(node.outputs)} outputs, expected {len(outputs)}")
+        return outputs
 
 
 def require(condition: bool, text: str) -> None:
@@ -170,8 +196,8 @@ def _reduce(node: Node, inputs: Inputs) -> list[Value]:
     value = given(inputs, 0)
     axes = axes_of(node, inputs, len(value.shape))
     if not axes:
-        axes = [] if node.integer("noop_with_empty_axes", 0) else list(range(len(value.shape)))
-    keep = node.integer("keepdims", 1)
+        axes = [] if node.flag("noop_with_empty_axes") else list(range(len(value.shape)))
+    keep = node.flag("keepdims", 1)
     if value.ints is not None and node.op == "ReduceProd" and value.ints.ndim == 1:
         product = math.prod(int(item) for item in value.ints)
         require(abs(product) <= _LARGEST_INT, "numbers too large for a shape")
@@ -190,7 +216,7 @@ def _constant(node: Node, _: Inputs) -> list[Value]:
     require(len(node.attributes) == 1, "expected one attribute")
     ((name, value),) = node.attributes.items()
     if name == "value" and isinstance(value, Tensor):
-        return [Value(value.dtype, value.shape, value.ints)]
+        return [Value(value.dtype, value.shape, value.ints, value.bounds)]
     if name in ("value_int", "value_ints"):
         return _known_result(INT64, np.array(value, np.int64))
     require(name in ("value_float", "value_floats"), f"attribute {name!r}")
@@ -214,37 +240,37 @@ def _cast(node: Node, inputs: Inputs) -> list[Value]:
     return [Value(target, value.shape, ints)]
 
 
-_FLOATS = (
-    *("Relu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Erf", "Exp", "Log", "Sqrt"),
-    *("Abs", "Neg", "Reciprocal", "Floor"),
-)
+_FLOATS = (*("Relu", "Sigmoid", "Tanh", "Softplus", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor"),)
 _REDUCTIONS = (
     *("ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceProd"),
     *("ReduceLogSumExp", "ReduceSumSquare"),
 )
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(_FLOATS, _unary),
-    **dict.fromkeys(_REDUCTIONS, _reduce),
-    "Identity": _identity,
-    "Clip": _clip,
-    "Softmax": _softmax,
-    "LogSoftmax": _softmax,
-    "Add": _arithmetic(np.add),
-    "Sub": _arithmetic(np.subtract),
-    "Mul": _arithmetic(np.multiply),
-    "Div": _arithmetic(_divide),
-    "Pow": _several,
-    "Max": _several,
-    "Min": _several,
-    "Equal": _compare(np.equal),
-    "Greater": _compare(np.greater),
-    "GreaterOrEqual": _compare(np.greater_equal),
-    "Less": _compare(np.less),
-    "LessOrEqual": _compare(np.less_equal),
-    "Where": _where,
-    "Shape": _shape,
-    "Constant": _constant,
-    "ConstantOfShape": _constant_of_shape,
-    "Cast": _cast,
+BASIC_OPERATORS: dict[str, Operator] = {
+    **{name: Operator(_unary) for name in _FLOATS},
+    **{name: Operator(_reduce, 1, 2, "axes keepdims noop_with_empty_axes") for name in _REDUCTIONS},
+    "LeakyRelu": Operator(_unary, attributes="alpha"),
+    "Elu": Operator(_unary, attributes="alpha"),
+    "HardSigmoid": Operator(_unary, attributes="alpha beta"),
+    "Identity": Operator(_identity),
+    "Clip": Operator(_clip, 1, 3),
+    "Softmax": Operator(_softmax, attributes="axis"),
+    "LogSoftmax": Operator(_softmax, attributes="axis"),
+    "Add": Operator(_arithmetic(np.add), 2, 2),
+    "Sub": Operator(_arithmetic(np.subtract), 2, 2),
+    "Mul": Operator(_arithmetic(np.multiply), 2, 2),
+    "Div": Operator(_arithmetic(_divide), 2, 2),
+    "Pow": Operator(_several, 2, 2),
+    "Max": Operator(_several, 1, 64),
+    "Min": Operator(_several, 1, 64),
+    "Equal": Operator(_compare(np.equal), 2, 2),
+    "Greater": Operator(_compare(np.greater), 2, 2),
+    "GreaterOrEqual": Operator(_compare(np.greater_equal), 2, 2),
+    "Less": Operator(_compare(np.less), 2, 2),
+    "LessOrEqual": Operator(_compare(np.less_equal), 2, 2),
+    "Where": Operator(_where, 3, 3),
+    "Shape": Operator(_shape, attributes="start end"),
+    "Constant": Operator(_constant, 0, 0, "value value_int value_ints value_float value_floats"),
+    "ConstantOfShape": Operator(_constant_of_shape, attributes="value"),
+    "Cast": Operator(_cast, attributes="to"),
 }
 """Operators that work element by element or on shapes."""

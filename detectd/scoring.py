@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from detectd import __version__
-from detectd.bundle import Bundle, load_bundle
+from detectd.bundle import Bundle, load_bundle, of_bundle
 from detectd.errors import BundleError
 from detectd.golden import check_golden, extreme_windows
 from detectd.onnx_graph import MAX_BATCH
@@ -121,7 +121,7 @@ def open_detector_bundle(path: str | Path) -> Scorer:
             scorer.probe(windows)
             _check_finite(scorer, name)
     except BundleError as error:
-        raise BundleError(f"bundle '{path}': {error}") from None
+        raise of_bundle(path, error) from None
     return scorer
 
 
