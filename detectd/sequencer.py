@@ -67,13 +67,13 @@ class Sequencer:
         marked = bool(header.flags & Flag.DISCONTINUITY)
         return self._accept(header, Placement(gap_samples=max(0, ahead), discontinuity=marked, trim=max(0, -ahead)))
 
-    def _begin_epoch(self, header: Header) -> Placement:
+    def _begin_epoch(self, header: Header, *, resync: bool = False) -> Placement:
         if self._epoch is not None:
             self._past_epochs.append(self._epoch)
         self._epoch = header.epoch
         self._format = header[1:4]
         self._holes.clear()
-        return self._accept(header, Placement(new_epoch=True))
+        return self._accept(header, Placement(new_epoch=True, resync=resync))
 
     def _accept(self, header: Header, placement: Placement) -> Placement:
         self._expected = header.first_sample + header.n_frames
@@ -91,7 +91,7 @@ class Sequencer:
             return refusal
         if header.epoch != self._epoch:
             self._past_epochs.remove(header.epoch)
-            return self._begin_epoch(header)
+            return self._begin_epoch(header, resync=True)
         self._holes.clear()
         return self._accept(header, Placement(resync=True))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from detectd.audio import MAX_BLOCK_S, MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, SampleFormat, decode
 
 HEADER = struct.Struct("<4sBBBBII32sQQQqII")
+_N_FRAMES, _N_FRAMES_AT = struct.Struct("<I"), 12
 MAGIC = b"DAU1"
 VERSION = 1
 _STREAM_ID = re.compile(rb"[A-Za-z0-9._/-]+\Z")
@@ -89,21 +90,21 @@ def blocks_of(parts: Sequence[memoryview]) -> Iterator[WireBlock | Refusal]:
     A part holds blocks one after another, or one header whose payload is the next part. A block of a length that
     cannot be known ends its part: what follows it cannot be found.
     """
-    remaining = iter(parts)
-    for part in remaining:
-        if len(part) == HEADER.size:
-            block, _ = _block_at(part, next(remaining, _EMPTY))
-            yield block
-            continue
+    waiting = list(reversed(parts))
+    while waiting:
+        part = waiting.pop()
         while part:
             if len(part) < HEADER.size:
                 yield Refusal.TRUNCATED if part[: len(MAGIC)] == MAGIC else Refusal.MAGIC
                 break
-            block, length = _block_at(part[: HEADER.size], part[HEADER.size :])
+            header, body = part[: HEADER.size], part[HEADER.size :]
+            if not body and waiting and _N_FRAMES.unpack_from(header, _N_FRAMES_AT)[0]:
+                body = waiting.pop()
+            block, length = _block_at(header, body)
             yield block
             if length is None:
                 break
-            part = part[HEADER.size + length :]  # noqa: PLW2901  # what is left of it
+            part = body[length:]
 
 
 def _block_at(header: memoryview, following: memoryview) -> tuple[WireBlock | Refusal, int | None]:
