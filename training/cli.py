@@ -13,7 +13,8 @@ from detectd.synth import Signature, random_signature
 from training.corpus import Recipe, write_corpus
 
 if TYPE_CHECKING:
-    from training.binary import BinaryRequest, Learnt
+    from training.binary import BinaryRequest
+    from training.learn import Learnt
 
 
 class _Commands(click.Group):
@@ -118,7 +119,7 @@ def binary(epochs: int, batch_size: int, seed: int, as_json: bool, **request: An
 def _training_module() -> Any:
     try:
         # Imported here: torch takes seconds, and `synth` and `--help` do not need it.
-        from training import binary as module  # noqa: PLC0415
+        from training import binary as module
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "onnx"}:
             raise
