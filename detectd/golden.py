@@ -27,6 +27,9 @@ FEATURE_TOLERANCE = 1e-5
 
 MAX_CLIPS = 16
 MAX_CLIP_S = 120.0
+MAX_WINDOWS = 32
+MAX_TRANSFORM_POINTS = 2**24
+"""Of the clips' windows together: what the features take well under a second for."""
 MIN_RATE_HZ, MAX_RATE_HZ = 8_000, 192_000
 
 
@@ -120,6 +123,10 @@ def _clips(views: Sequence[View], arrays: Mapping[str, NDArray[np.generic]], rat
     seconds = sum(len(clip) for clip in clips) / rate_hz
     if seconds > MAX_CLIP_S:
         raise BundleError(f"golden.npz: {seconds:.0f} s of audio, at most {MAX_CLIP_S:g} s are accepted")
+    n_windows = sum(int(len(clip) / rate_hz / views[0].spec.window_s) for clip in clips)
+    points = max(view.spec.n_frames * view.spec.n_fft for view in views)
+    if n_windows > min(MAX_WINDOWS, MAX_TRANSFORM_POINTS // points):
+        raise BundleError(f"golden.npz: {n_windows} windows of {points} transform points, which is too much to check")
     return clips
 
 

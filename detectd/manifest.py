@@ -29,6 +29,8 @@ CONTENT_NAMES = (
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_EMBEDDING = 65_536
+MAX_TRANSFORM_POINTS = 2**22
+"""Of one window: frames times transform length, whatever the band keeps of them."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -205,6 +207,10 @@ def _view(table: Table) -> View:
         spec = FeatureSpec.from_dict(table.take("features", dict))
     except (BundleError, OverflowError) as error:
         raise BundleError(f"{table.where}features: {error}") from None
+    if spec.n_frames * spec.n_fft > MAX_TRANSFORM_POINTS:
+        raise BundleError(
+            f"{table.where}features: {spec.n_frames} transforms of {spec.n_fft} points a window are too many"
+        )
     if source.take("shape", list) != ["batch", *spec.shape]:
         raise source.wrong("shape", f"{['batch', *spec.shape]}, which is what its features give")
     return View(

@@ -266,6 +266,8 @@ def _lstm(node: Node, inputs: Inputs) -> list[Value]:
     return [Value(value.dtype, shape) for shape in shapes[: len(node.outputs)]]
 
 
+_TOP_K_COST = 64
+"""Multiply-adds that sorting one value is worth, measured."""
 _WINDOW = "auto_pad dilations kernel_shape pads strides"
 OPERATORS: dict[str, Operator] = {
     **BASIC_OPERATORS,
@@ -309,4 +311,6 @@ def multiply_adds(node: Node, inputs: Inputs, outputs: list[Value]) -> int:
     if node.op == "LSTM":
         n_steps, n_rows, _ = given(inputs, 0).shape
         return n_steps * n_rows * (math.prod(given(inputs, 1).shape) + math.prod(given(inputs, 2).shape))
+    if node.op == "TopK":
+        return _TOP_K_COST * math.prod(given(inputs, 0).shape)
     return max(result, *(math.prod(value.shape) for value in inputs if value is not None), 0)

@@ -80,6 +80,12 @@ BAD = [
     (at("views", 0, "features", "gain", 1.0), r"views\[0\].features: .*gain"),
     (at("views", 0, "features", "window_s", 1e9), "window_s"),
     (at("views", 0, "features", "window_s", 10**400), "features"),
+    (at("views", 0, "features", "frame_hop_s", 1 / 2000), r"views\[0\].input.shape"),
+    (at("views", 0, "features", "zero_pad", 16), r"views\[0\].input.shape"),
+    (
+        lambda table: table["views"][0]["features"].update(band_high_hz=21.0, window_s=60.0, frame_hop_s=1 / 2000),
+        "119501 transforms of 500 points a window are too many",
+    ),
     (at("views", 0, "features", 3), r"views\[0\].features is 3, expected dict"),
     (at("threshold", "off", 1.5), "threshold.off 1.5 is above threshold.on 1"),
     (at("threshold", "on", None), "threshold.on is None, expected float"),

@@ -259,6 +259,16 @@ AMPLIFIERS = {
         ],
         {"zero": ints(0), "many": ints(MAX_BATCH + 1), "big": ints(10**4), "fixed": ints(1000)},
     ),
+    "sorted over and over": (
+        [
+            node("TopK", "x", "k", outputs=["v0", "i0"]),
+            *(node("TopK", f"v{i}", "k", outputs=[f"v{i + 1}", f"i{i + 1}"]) for i in range(38)),
+            node("Pad", "v38", "by", outputs=["p"]),
+            *(node("TopK", "p", "k", outputs=[f"w{i}", f"j{i}"]) for i in range(800)),
+            node("Identity", "w799"),
+        ],
+        {"k": ints(8), "by": ints(0, 0, 0, 0, 1000, 0)},
+    ),
     "many multiply-adds": (
         [
             node("MatMul", "a", "a", outputs=["b0"]),

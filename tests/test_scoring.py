@@ -153,6 +153,10 @@ GOLDEN = {
     "a stranger": (lambda a: a.update(scores_7=a["scores_0"]), "scores_7 belongs to no clip"),
     "a short clip": (lambda a: a.update(clip_0=a["clip_0"][:100]), "shorter than one window"),
     "a long clip": (lambda a: a.update(clip_0=np.zeros(200 * RATE_HZ, np.float32)), "202 s of audio, at most"),
+    "many windows": (
+        lambda a: a.update(clip_0=np.zeros(40 * RATE_HZ, np.float32)),
+        "42 windows of 3500 transform points",
+    ),
     "doubles": (lambda a: a.update(clip_0=a["clip_0"].astype(np.float64)), "clip_0 is float64"),
     "fewer windows": (lambda a: a.update(scores_0=a["scores_0"][:1]), "scores_0 is float32"),
 }
