@@ -45,7 +45,8 @@ class AnalysisAudio:
         self._resamplers: dict[int, Resampler] = {}
         self._rates: dict[int, int] = {}
         self._free: list[int] = []
-        self.history = History(int((keep_s + 2 * MAX_PUSH_S) * analysis_rate_hz) + 1)
+        push_samples = int(MAX_PUSH_S * analysis_rate_hz) + 1
+        self.history = History(int(keep_s * analysis_rate_hz) + 2 * push_samples, push_samples)
 
     def add(self, rate_hz: int) -> int:
         """Begin a stream of `rate_hz`; returns its slot."""
@@ -100,7 +101,7 @@ class Features:
         self._frames: History | None = None
         if spec.kind == "stft":
             new = int(2 * MAX_PUSH_S / spec.frame_hop_s) + 2
-            self._frames = History(spec.n_frames + new, (spec.n_bins,))
+            self._frames = History(spec.n_frames + new, new, (spec.n_bins,))
 
     def begin(self, slot: int, mask_hz: Sequence[float] = ()) -> None:
         """Start or restart a stream's segment, ignoring the tones in `mask_hz`."""

@@ -19,13 +19,15 @@ class History:
     ----------
     keep : int
         Rows that stay readable however much is appended.
+    room : int
+        Rows that can be appended before the kept ones have to move.
     row_shape : tuple of int
         Shape of one row.
     """
 
-    def __init__(self, keep: int, row_shape: tuple[int, ...] = ()) -> None:
+    def __init__(self, keep: int, room: int, row_shape: tuple[int, ...] = ()) -> None:
         self._keep = keep
-        self._capacity = 2 * keep
+        self._capacity = keep + room
         self._row_shape = row_shape
         self._rows: NDArray[np.float32] = np.empty((0, self._capacity, *row_shape), np.float32)
         self._first: list[int] = []
