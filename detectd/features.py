@@ -137,9 +137,8 @@ class Features:
 
     def positions(self, slot: int) -> int:
         """How many positions have their whole window by now."""
-        if self._frames:
-            return max(0, self._frames.end(slot) - self.spec.n_frames + 1)
-        return max(0, self._audio.history.end(slot) - self.spec.tapered_samples + 1)
+        behind = self._audio.history.end(slot) - (self.spec.window_samples - self.spec.guard_samples)
+        return max(0, behind // self._step + 1)
 
     def windows(self, slots: NDArray[np.intp], positions: NDArray[np.intp]) -> NDArray[np.float32]:
         """Windows at given positions of given streams, shape ``(n, *spec.shape)``."""
