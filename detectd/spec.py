@@ -100,8 +100,8 @@ class FeatureSpec:
     def _grid_problems(self) -> list[str]:
         checks = [
             (
-                self.band_high_hz < self.analysis_rate_hz / 2,
-                f"band_high_hz {self.band_high_hz:g} is not below half of analysis_rate_hz {self.analysis_rate_hz}",
+                self.min_rate_hz <= self.analysis_rate_hz,
+                f"analysis_rate_hz {self.analysis_rate_hz}: band_high_hz {self.band_high_hz:g} needs {self.min_rate_hz}",
             ),
             (
                 self._whole(self.window_s),
