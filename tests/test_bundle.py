@@ -8,6 +8,7 @@ import pickle
 import shutil
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -273,6 +274,11 @@ def test_pickled_arrays_are_never_unpickled(path, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+def test_names_out_of_a_graph_cannot_write_to_the_terminal(path):
+    put(path, "backbone.onnx", dense_graph(STFT).replace(b"ReduceMean", b"\n\x1b[31m Evil"[:10]))
+    assert "not accepted" in refusal(path)
+
+
 def test_bad_graph_is_refused_by_name(path):
     put(path, "backbone.onnx", b"\x08\x08\xff")
     assert "backbone.onnx: no valid protobuf" in refusal(path)
@@ -335,6 +341,22 @@ def test_an_open_bundle_survives_being_replaced(path, monkeypatch):
     monkeypatch.setattr(bundle_module, "_file_names", replace)
     with pytest.raises(BundleError, match="cannot be read"):
         load_bundle(path)
+    assert load_bundle(path).manifest.label == "other"
+
+
+def test_there_is_a_bundle_at_every_moment_of_replacing_it(path, monkeypatch):
+    """Every rename is watched: none may leave nothing at the name."""
+    seen = []
+    rename = Path.rename
+
+    def watched(self, target):
+        result = rename(self, target)
+        seen.append((path / "manifest.json").exists())
+        return result
+
+    monkeypatch.setattr(Path, "rename", watched)
+    make_tiny(path, label="other")
+    assert all(seen)
     assert load_bundle(path).manifest.label == "other"
 
 

@@ -147,6 +147,11 @@ CASES = {
     "Conv 1-D": ([node("Conv", "x", "w", kernel_shape=[5], strides=[3])], {"w": floats(2, ROWS, 5)}, (ROWS, 40)),
     "MaxPool": ([node("MaxPool", "x", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1])], {}, IMAGE),
     "MaxPool ceil": ([node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)], {}, IMAGE),
+    "MaxPool ceil into its padding": (
+        [node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 3], pads=[1, 1, 1, 2], ceil_mode=1)],
+        {},
+        IMAGE,
+    ),
     "AveragePool": ([node("AveragePool", "x", kernel_shape=[2, 5], strides=[1, 3])], {}, IMAGE),
     "GlobalAveragePool": ([node("GlobalAveragePool", "x")], {}, IMAGE),
     "GlobalMaxPool": ([node("GlobalMaxPool", "x")], {}, IMAGE),
@@ -227,6 +232,14 @@ def deep(n):
 
 AMPLIFIERS = {
     "doubled forty times": (deep(40), {}),
+    "large over and over": (
+        [
+            node("Pad", "x", "by", outputs=["v0"]),
+            *(node("Relu", f"v{i}", outputs=[f"v{i + 1}"]) for i in range(7)),
+            node("ReduceMax", "v7", "axes"),
+        ],
+        {"by": ints(0, 0, 0, 0, 100_000, 0), "axes": ints(1)},
+    ),
     "expanded": ([node("Expand", "x", "to")], {"to": ints(10**6, 1, 1, 1)}),
     "expanded by more than counts": ([node("Expand", "x", "to")], {"to": ints(2**62, 2**62, 1, 1)}),
     "padded": ([node("Pad", "x", "by")], {"by": ints(0, 0, 10**9, 0, 0, 10**9)}),
