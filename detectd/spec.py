@@ -101,7 +101,7 @@ class FeatureSpec:
         checks = [
             (
                 self.min_rate_hz <= self.analysis_rate_hz,
-                f"band_high_hz {self.band_high_hz:g} is above {0.5 - _MARGIN:g} of analysis_rate_hz {self.analysis_rate_hz}",
+                f"band_high_hz {self.band_high_hz:g} is above 0.45 of analysis_rate_hz {self.analysis_rate_hz}",
             ),
             (
                 self._whole(self.window_s),
