@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import fft
 
 from detectd.history import History
 from detectd.resample import Resampler
@@ -174,8 +174,14 @@ class Features:
 
 def taper_of(spec: FeatureSpec) -> NDArray[np.float32]:
     """Weights of a frame with unit energy, so that white noise of variance v has mean power v in each bin."""
-    taper = signal.get_window(spec.taper, spec.tapered_samples, fftbins=True)
+    taper = hann(spec.tapered_samples) if spec.taper == "hann" else np.ones(spec.tapered_samples)
     weights: NDArray[np.float32] = (taper / np.sqrt(np.sum(taper**2))).astype(np.float32)
+    return weights
+
+
+def hann(length: int) -> NDArray[np.float64]:
+    """Periodic Hann weights; scipy.signal has them too, and takes longer to import than all else of the daemon."""
+    weights: NDArray[np.float64] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
     return weights
 
 
@@ -212,13 +218,11 @@ def noise_floor(power: NDArray[np.float32], first_bin: int, stride: int, width: 
         Width of the median in bins, where frequency allows.
     """
     sparse = power[:, ::stride]
-    centres: list[float] = []
-    medians: list[NDArray[np.float32]] = []
-    for first, after in _median_stretches(first_bin // stride, sparse.shape[1], width // stride):
-        centres.append((first + after - 1) / 2 * stride)
-        medians.append(np.median(sparse[:, first:after], axis=1))
+    stretches = _median_stretches(first_bin // stride, sparse.shape[1], width // stride)
+    centres = [(first + after - 1) / 2 * stride for first, after in stretches]
+    medians = _medians(sparse, stretches)
     # The median of exponential noise is ln 2 of its mean.
-    levels = np.log(np.maximum(np.stack(medians, axis=1) / np.log(2), _SMALLEST_FLOOR))
+    levels = np.log(np.maximum(medians / np.log(2), _SMALLEST_FLOOR))
     bins = np.arange(power.shape[1])
     floor: NDArray[np.float32] = np.exp(np.stack([np.interp(bins, centres, row) for row in levels])).astype(np.float32)
     return floor
@@ -235,6 +239,28 @@ def _median_stretches(first_bin: int, n_bins: int, width: int) -> tuple[tuple[in
             return (*stretches, (n_bins - length, n_bins))
         stretches.append((first, first + length))
         first += max(1, length // 5)
+
+
+def _medians(rows: NDArray[np.float32], stretches: tuple[tuple[int, int], ...]) -> NDArray[np.float32]:
+    """Median of each stretch of each row, shape ``(n_rows, n_stretches)``."""
+    places, lower, upper = _median_places(stretches, rows.shape[1])
+    each = np.arange(len(stretches))
+    medians = np.empty((len(rows), len(stretches)), np.float32)
+    for row, out in zip(np.pad(rows, ((0, 0), (0, 1)), constant_values=np.inf), medians, strict=True):
+        ordered = np.sort(row[places], axis=1)
+        np.divide(ordered[each, lower] + ordered[each, upper], 2, out=out)
+    return medians
+
+
+@lru_cache(maxsize=64)
+def _median_places(
+    stretches: tuple[tuple[int, int], ...], n_bins: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Bins of each stretch, filled up with bin `n_bins` to one length, and the two ranks its median lies between."""
+    lengths = np.array([after - first for first, after in stretches])
+    offsets = np.arange(lengths.max())
+    places = np.array([first for first, _ in stretches])[:, None] + offsets
+    return np.where(offsets < lengths[:, None], places, n_bins), (lengths - 1) // 2, lengths // 2
 
 
 def hop_positions(spec: FeatureSpec, hop_s: float) -> int:

@@ -87,6 +87,7 @@ class Watch:
         self._label = detector.scorer.labels[0]
         self._start_utc_ns = self._end_utc_ns = 0
         self._peak_audio: NDArray[np.float32] | None = None
+        self._lines: tuple[Line, ...] = ()
 
     def begin_segment(self, first_sample: int) -> None:
         """Count windows from here."""
@@ -141,11 +142,6 @@ class Watch:
             return None
         over = change.state is State.END
         self.events += change.state is State.START
-        spec = self.detector.specs[0]
-        lines: list[Line] = []
-        if self._peak_audio is not None:
-            band_hz = spec.band_low_hz, spec.band_high_hz
-            lines = strongest_lines(self._peak_audio, spec.analysis_rate_hz, band_hz, self.stream.mask_hz)
         return Event(
             event_id=self._event_id,
             state=change.state,
@@ -159,7 +155,16 @@ class Watch:
             end_utc_ns=self._end_utc_ns if over else None,
             score=change.span.score,
             peak_score=change.span.peak_score,
-            lines=tuple(lines),
+            lines=self._peak_lines(),
             gap_samples=change.span.gap_samples,
             end_reason=change.end_reason,
         )
+
+    def _peak_lines(self) -> tuple[Line, ...]:
+        """Lines of the window with the peak score; looked for once, and only if somebody is told."""
+        if self._peak_audio is not None:
+            spec = self.detector.specs[0]
+            band_hz = spec.band_low_hz, spec.band_high_hz
+            self._lines = tuple(strongest_lines(self._peak_audio, spec.analysis_rate_hz, band_hz, self.stream.mask_hz))
+            self._peak_audio = None
+        return self._lines
