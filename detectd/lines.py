@@ -6,13 +6,12 @@ exponential bins exceeds t with probability about N exp(-t), which sets the bar.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import fft
 
-from detectd.features import noise_floor
+from detectd.features import hann, noise_floor
 
 MAX_LINES = 10
 _ZERO_PAD = 4
@@ -60,7 +59,12 @@ def strongest_lines(
     bin_hz = rate_hz / n_fft
     padding = n_fft / len(samples)
     first = max(1, int(np.ceil(band_hz[0] / bin_hz)))
-    power = np.abs(fft.rfft(samples * _hann(len(samples)), n=n_fft)[first - 1 : int(band_hz[1] / bin_hz) + 2]) ** 2
+    power = (
+        np.abs(
+            fft.rfft(samples * hann(len(samples)).astype(np.float32), n=n_fft)[first - 1 : int(band_hz[1] / bin_hz) + 2]
+        )
+        ** 2
+    )
     if len(power) < 3 or not power.any():
         return []
     floor = noise_floor(power[None], first - 1, _ZERO_PAD, round(_FLOOR_HZ / bin_hz))[0]
@@ -114,8 +118,3 @@ def _half_power_width(power: NDArray[np.float32], peak: int) -> float:
         else:
             width += abs(position - peak)
     return width
-
-
-@lru_cache(maxsize=8)
-def _hann(length: int) -> NDArray[np.float32]:
-    return signal.get_window("hann", length, fftbins=True).astype(np.float32)

@@ -19,12 +19,20 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 Samples = NDArray[np.float32]
 Pieces = Sequence[NDArray[np.generic]]
 
 STOP_BAND_DB = 101.0
 """Designed attenuation; 100 dB is promised, rounding takes the rest."""
+
+
+_BETA = 0.1102 * (STOP_BAND_DB - 8.7)
+"""Kaiser's shape for that attenuation."""
+
+_MATRICES_BYTES = 1 << 25
+"""Matrices kept of one plan; an awkward ratio with more makes them again and again, slowly, in bounded memory."""
 
 
 class Plan:
@@ -36,7 +44,8 @@ class Plan:
         Output samples that one block of input completes.
     lead : int
         Output samples before time 0, produced first and thrown away.
-    matrices : float32 array, shape (n_phases, block_samples, 2 * outputs_per_block)
+    matrix : callable
+        The matrix of a phase, made when it is first needed: awkward ratios have thousands.
     """
 
     def __init__(self, rate_hz: int, analysis_rate_hz: int, band_high_hz: float) -> None:
@@ -54,25 +63,26 @@ class Plan:
         self.outputs_per_block = whole if whole <= 2 * span + 16 else max(near, key=lambda n: math.gcd(n, self.up))
         self.n_phases = self.up // math.gcd(self.outputs_per_block, self.up)
         self.block_samples = math.ceil(self.outputs_per_block * self.down / self.up)
-        self.matrices = self._matrices(half_width, cutoff=lower_hz / rate_hz)
+        self._half_width, self._cutoff = half_width, lower_hz / rate_hz
+        size_bytes = self.block_samples * 2 * self.outputs_per_block * 4
+        self.matrix = lru_cache(max(1, _MATRICES_BYTES // size_bytes))(self._matrix)
 
     def start_of(self, block: int) -> int:
         """First input sample of block `block`."""
         return block * self.outputs_per_block * self.down // self.up
 
-    def _matrices(self, half_width: float, cutoff: float) -> Samples:
-        beta = 0.1102 * (STOP_BAND_DB - 8.7)
+    def _matrix(self, phase: int) -> Samples:
+        """Shares of a block's input in its outputs and in the next block's; (block_samples, 2 * outputs_per_block)."""
         outputs = np.arange(2 * self.outputs_per_block)
-        matrices = np.zeros((self.n_phases, self.block_samples, len(outputs)), dtype=np.float32)
-        for phase in range(self.n_phases):
-            first, after = self.start_of(phase), self.start_of(phase + 1)
-            centre = (phase * self.outputs_per_block + outputs - self.lead) * (self.down / self.up)
-            distance = centre - np.arange(first, after)[:, None]
-            inside = np.clip(1 - (distance / half_width) ** 2, 0, None)
-            taper = np.where(inside > 0, np.i0(beta * np.sqrt(inside)) / np.i0(beta), 0)
-            matrices[phase, : after - first] = cutoff * np.sinc(cutoff * distance) * taper
-        matrices.setflags(write=False)
-        return matrices
+        first, after = self.start_of(phase), self.start_of(phase + 1)
+        centre = (phase * self.outputs_per_block + outputs - self.lead) * (self.down / self.up)
+        distance = centre - np.arange(first, after)[:, None]
+        inside = np.clip(1 - (distance / self._half_width) ** 2, 0, None)
+        taper = np.where(inside > 0, special.i0(_BETA * np.sqrt(inside)) / special.i0(_BETA), 0)
+        matrix = np.zeros((self.block_samples, len(outputs)), np.float32)
+        matrix[: after - first] = self._cutoff * np.sinc(self._cutoff * distance) * taper
+        matrix.setflags(write=False)
+        return matrix
 
 
 @lru_cache(maxsize=64)
@@ -183,7 +193,7 @@ class Resampler:
                 end = position + count * plan.block_samples
                 state.fill(flat[position:end], pieces)
                 position = end
-            shares = flat.reshape(n_rows, plan.block_samples) @ plan.matrices[0]
+            shares = flat.reshape(n_rows, plan.block_samples) @ plan.matrix(0)
         else:
             shares = self._awkward(plan, batch, counts)
         return _overlap_add(plan, batch, counts, shares)
@@ -204,9 +214,9 @@ class Resampler:
                 phases[row] = (state.block + i) % plan.n_phases
                 row += 1
         shares = np.empty((len(rows), 2 * plan.outputs_per_block), np.float32)
-        for phase in np.unique(phases):
+        for phase in np.unique(phases).tolist():
             mine = phases == phase
-            shares[mine] = rows[mine] @ plan.matrices[phase]
+            shares[mine] = rows[mine] @ plan.matrix(phase)
         return shares
 
 
