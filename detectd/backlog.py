@@ -85,9 +85,11 @@ class Backlog:
 
     def __init__(self) -> None:
         self.capacity_samples = 0
+        self.wanted_samples = 1
+        """Set by the reader: with fewer waiting, and no mark, there is no point in taking them."""
         self._queue: deque[Chunk | Mark] = deque()
         self._lock = Lock()
-        self._accepted = self._analysed = self._overrun = self._pending = 0
+        self._accepted = self._analysed = self._overrun = self._pending = self._n_marks = 0
 
     def put(self, chunk: Chunk) -> None:
         """Add what follows; where it does not fit, the oldest samples make room and are counted."""
@@ -103,6 +105,7 @@ class Backlog:
         """Add a break after all that is here."""
         with self._lock:
             self._queue.append(mark)
+            self._n_marks += 1
 
     def take(self, max_samples: int) -> tuple[list[Chunk], list[Mark]]:
         """Remove up to `max_samples` and the marks right behind them; samples removed count as analysed."""
@@ -115,6 +118,7 @@ class Backlog:
                 head = queue[0]
                 if isinstance(head, Mark):
                     marks.append(head)
+                    self._n_marks -= 1
                 elif marks or not room:
                     break
                 elif len(head.samples) > room:
@@ -135,9 +139,9 @@ class Backlog:
             return Books(self._accepted, self._analysed, self._pending, self._overrun)
 
     @property
-    def waiting(self) -> bool:
-        """Whether there is anything to take."""
-        return bool(self._queue)
+    def ready(self) -> bool:
+        """Whether to take what is here: as much as the reader wants, or a mark."""
+        return self._pending >= self.wanted_samples or self._n_marks > 0
 
     @property
     def fill(self) -> float:
@@ -161,6 +165,7 @@ class Backlog:
             head = self._queue.popleft()
             if isinstance(head, Mark):
                 kept.append(head)
+                self._n_marks -= 1
                 continue
             dropped = min(excess, len(head.samples))
             excess -= dropped
@@ -171,6 +176,7 @@ class Backlog:
             if dropped < len(head.samples):
                 self._queue.appendleft(_without(head, dropped))
         self._queue.extendleft(reversed(kept))
+        self._n_marks += len(kept)
 
 
 def _without(chunk: Chunk, n_samples: int) -> Chunk:

@@ -81,6 +81,18 @@ class _Feed:
             self.clock.forget_before(self.next_sample - self.keep_samples)
         return [chunk.samples for chunk in chunks]
 
+    def want(self) -> None:
+        """Say how much has to wait for the next turn: until a window is complete there is nothing to score."""
+        backlog = self.stream.backlog
+        complete = min((watch.wanted_sample for watch in self.watches), default=self.next_sample + self.quantum)
+        most = min(self.quantum // 2, backlog.capacity_samples // 4)
+        backlog.wanted_samples = max(1, min(complete + 1 - self.next_sample, most))
+
+    def late_s(self, oldest_s: float, now_s: float) -> float:
+        """How long audio of this arrival has been waiting beyond what it takes for enough to come."""
+        patience_s = self.stream.backlog.wanted_samples / self.rate_hz if self.rate_hz else 0.0
+        return max(0.0, now_s - oldest_s - patience_s)
+
     def flush(self) -> None:
         """Bring out what the filters hold."""
         for audio, slot in self.slots.items():
@@ -126,13 +138,13 @@ class Engine:
         return list(self._feeds[stream_id].watches) if stream_id in self._feeds else []
 
     def lag_s(self, stream_id: str, now_s: float) -> float:
-        """Age of a stream's oldest audio not yet analysed."""
+        """How long a stream's oldest audio has been waiting, not counting the time until a window was complete."""
         feed = self._feeds.get(stream_id)
-        oldest = feed.stream.backlog.oldest_arrival_s() if feed else None
-        return 0.0 if oldest is None else max(0.0, now_s - oldest)
+        oldest_s = feed.stream.backlog.oldest_arrival_s() if feed else None
+        return 0.0 if feed is None or oldest_s is None else feed.late_s(oldest_s, now_s)
 
     def step(self, now: Callable[[], float]) -> Report:
-        """Analyse what is waiting, at most `MAX_PUSH_S` of each stream.
+        """Analyse what is waiting and may complete a window, at most `MAX_PUSH_S` of each stream.
 
         Parameters
         ----------
@@ -163,6 +175,7 @@ class Engine:
         for turn in turns:
             for mark in turn.marks:
                 self._break(turn.feed, mark, report.events)
+            turn.feed.want()
         return report
 
     def end_all(self, reason: EndReason) -> list[Event]:
@@ -171,12 +184,12 @@ class Engine:
         return [event for event in ended if event is not None]
 
     def _drain(self) -> list[_Turn]:
-        waiting = [feed for feed in self._feeds.values() if feed.stream.backlog.waiting]
-        return [_Turn(feed, *feed.stream.backlog.take(feed.quantum)) for feed in waiting]
+        ready = [feed for feed in self._feeds.values() if feed.stream.backlog.ready]
+        return [_Turn(feed, *feed.stream.backlog.take(feed.quantum)) for feed in ready]
 
     def _overloaded(self, turns: list[_Turn], now_s: float) -> bool:
-        oldest_s = min((turn.chunks[0].arrived_s for turn in turns if turn.chunks), default=now_s)
-        if now_s - oldest_s < OVERLOAD_LAG_S:
+        late_s = max((turn.feed.late_s(turn.chunks[0].arrived_s, now_s) for turn in turns if turn.chunks), default=0.0)
+        if late_s < OVERLOAD_LAG_S:
             self._late_since_s = None
         elif self._late_since_s is None:
             self._late_since_s = now_s

@@ -103,6 +103,11 @@ class Watch:
         first, self._next = self._next, max(self._next, ready)
         return range(first, self._next)
 
+    @property
+    def wanted_sample(self) -> int:
+        """Last sample of the next window: before it is here, nothing is due."""
+        return self.last_of(self._next)
+
     def start_of(self, number: int) -> int:
         """First sample of a window."""
         return self._segment_sample + start_sample(self.detector.specs[0], number * self.hops[0], self.rate_hz)
