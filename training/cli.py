@@ -24,7 +24,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except DetectdError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("stopped before there was anything to keep; nothing was written", err=True)

@@ -94,11 +94,13 @@ def _cut(segment: Segment, audio: Floats, rate_hz: int, positive: bool) -> list[
     sounding = [samples for samples in channels if np.ptp(samples) > 0]
     if not sounding:
         raise SourceError(f"{segment}: is digital silence")
-    return [Clip(segment, samples, rate_hz, positive, _digest(samples, rate_hz)) for samples in sounding]
+    return [make_clip(segment, samples, rate_hz, positive) for samples in sounding]
 
 
-def _digest(samples: Floats, rate_hz: int) -> str:
-    return hashlib.sha256(f"{rate_hz} ".encode() + samples.astype("<f4").tobytes()).hexdigest()
+def make_clip(segment: Segment, samples: Floats, rate_hz: int, positive: bool) -> Clip:
+    """Make a clip of samples in memory, shape (n,)."""
+    digest = hashlib.sha256(f"{rate_hz} ".encode() + samples.astype("<f4").tobytes()).hexdigest()
+    return Clip(segment, samples, rate_hz, positive, digest)
 
 
 def data_digest(clips: Iterable[Clip]) -> str:
