@@ -26,7 +26,7 @@ def read_clip(path: str | Path) -> tuple[NDArray[np.float32], int]:
     try:
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:
-        raise SourceError(f"{path}: cannot be read as audio ({_reason(error)}); expected WAV, FLAC or OGG") from error
+        raise unreadable(path, error) from error
     check_rate(path, rate_hz)
     if not len(samples):
         raise SourceError(f"{path}: holds no audio")
@@ -56,5 +56,12 @@ def fit_to_window(samples: NDArray[np.float32], rate_hz: int, window_s: float) -
     return samples if len(samples) >= needed else np.resize(samples, needed)
 
 
-def _reason(error: Exception) -> str:
-    return str(error).split(": ", 1)[-1].strip().rstrip(".") or type(error).__name__
+def unreadable(path: str | Path, error: Exception) -> SourceError:
+    """What to say of a file that soundfile could not open; of the system's own reasons it only says "System error"."""
+    try:
+        Path(path).open("rb").close()
+    except OSError as cause:
+        reason = cause.strerror
+    else:
+        reason = str(error).split(": ", 1)[-1].strip().rstrip(".") or type(error).__name__
+    return SourceError(f"{path}: cannot be read as audio ({reason}); expected WAV, FLAC or OGG")

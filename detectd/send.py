@@ -15,7 +15,7 @@ import zmq
 from numpy.typing import NDArray
 
 from detectd.audio import SampleFormat, encode
-from detectd.clips import check_rate
+from detectd.clips import check_rate, unreadable
 from detectd.errors import SourceError
 from detectd.wire import Flag, Header, is_stream_id, pack
 
@@ -120,8 +120,7 @@ class AudioFile:
         try:
             info = soundfile.info(path)
         except (OSError, RuntimeError) as error:
-            reason = str(error).split(": ", 1)[-1].strip().rstrip(".")
-            raise SourceError(f"{path}: cannot be read as audio ({reason}); expected WAV, FLAC or OGG") from error
+            raise unreadable(path, error) from error
         self.rate_hz, self.channels, self.n_samples = info.samplerate, info.channels, info.frames
         check_rate(path, self.rate_hz)
         if not self.n_samples:
