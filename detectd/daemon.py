@@ -57,6 +57,7 @@ class Daemon:
         self._engine = Engine(list(self._detectors.values()))
         self._metrics = Metrics(CollectorRegistry())
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.setsockopt(zmq.IPV6, 1)
         self._stop = threading.Event()
         self._exit_code = 0
         try:

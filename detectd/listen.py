@@ -26,6 +26,7 @@ class Listener:
     def __init__(self, endpoint: str, topic: str = "event/") -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.IPV6, 1)
         for prefix in (topic, HEARTBEAT_TOPIC):
             self._socket.subscribe(prefix)
         self._topic = topic

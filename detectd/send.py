@@ -182,6 +182,7 @@ def send_files(
     files = [AudioFile(path) for path in paths]
     start_utc_ns = _utc_ns(start_time) if start_time else 0
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.setsockopt(zmq.IPV6, 1)
     socket = context.socket(zmq.PUSH)
     # What waits on this side cannot be seen by the daemon, so little does.
     socket.setsockopt(zmq.SNDHWM, _WAITING_BLOCKS)
