@@ -56,11 +56,14 @@ def run(path: str) -> None:
 
     Exit code 0 after a clean stop, 2 for a bad configuration, 3 for a bad bundle.
     """
-    from detectd import log
     from detectd.config import load_config
+
+    # Before the heavy imports: a slip in the configuration is told at once.
+    config = load_config(path)
+    from detectd import log
     from detectd.daemon import Daemon
 
-    daemon = Daemon(load_config(path))
+    daemon = Daemon(config)
     with log.to_stderr():
         exit_code = daemon.run()
     sys.exit(exit_code)
@@ -72,10 +75,12 @@ def run(path: str) -> None:
 @one_line_errors
 def check(path: str, as_json: bool) -> None:
     """Validate a configuration and its bundles, and show what would run."""
-    from detectd.check import plan_of, plan_text
     from detectd.config import load_config
 
-    plan = plan_of(load_config(path))
+    config = load_config(path)
+    from detectd.check import plan_of, plan_text
+
+    plan = plan_of(config)
     click.echo(json.dumps(plan, indent=2) if as_json else plan_text(plan))
 
 
@@ -138,8 +143,8 @@ def score(files: tuple[str, ...], bundle: str, hop_s: float, as_json: bool) -> N
     from detectd.score import print_scores
     from detectd.scoring import open_detector_bundle
 
-    if not hop_s > 0:
-        raise click.BadParameter(f"{hop_s} is not above 0", param_hint="--hop")
+    if not 0 < hop_s < float("inf"):
+        raise DetectdError(f"--hop {hop_s}: expected a number of seconds above 0")
     sys.exit(print_scores(files, open_detector_bundle(bundle), hop_s, as_json=as_json))
 
 
