@@ -1,0 +1,351 @@
+"""The command line as a user meets it: real processes, their output, their exit codes.
+
+A start of Python with numpy costs a second, so all commands of a table are started ahead, as many at a time as there
+are cores, and each test waits for its own.
+"""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import soundfile
+from daemon_process import BUNDLE, ENVIRONMENT, config, running
+from plain_wire import Push, Source, Subscriber
+from sounds import recording, write
+
+from detectd.config import load_config
+
+RATE_HZ = 8000
+MANIFEST = json.loads((BUNDLE / "manifest.json").read_text())
+FEATURES = MANIFEST["views"][0]["features"]
+WINDOW_S = FEATURES["window_s"]
+HOP_S = 0.25
+ON_ANY = '[[stream]]\nid = "*"\nsource = "zmq"\n'
+TIMEOUT_S = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder that commands run in: audio of every sort, configurations good and bad, a port that is taken."""
+    path = tmp_path_factory.mktemp("cli")
+    sound = recording(1, 2, 1, seed=1)
+    write(path / "good.wav", sound)
+    write(path / "window.wav", sound[: round(WINDOW_S * RATE_HZ)])
+    write(path / "short.wav", sound[:RATE_HZ])
+    write(path / "stereo.wav", np.stack([sound, np.zeros_like(sound)], axis=1))
+    write(path / "mono.wav", sound / 2)
+    for rate_hz in (48_000, 192_000):
+        write(path / f"{rate_hz}.wav", recording(1, 2, 1, rate_hz, seed=1), rate_hz)
+    for name in ("sound.flac", "sound.ogg"):
+        soundfile.write(path / name, *soundfile.read(path / "good.wav", dtype="int16"))
+    write(path / "low.wav", np.zeros(8000), 2000)
+    write(path / "empty.wav", np.zeros(0))
+    (path / "text.wav").write_text("not audio at all")
+    (path / "nothing.wav").touch()
+    soundfile.write(path / "nan.wav", np.full(100, np.nan), RATE_HZ, subtype="FLOAT")
+    shutil.copytree(BUNDLE, path / "tampered.detectd")
+    graph = path / "tampered.detectd" / MANIFEST["views"][0]["graph"]
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for name, text in configurations(port).items():
+            (path / f"{name}.toml").write_text(text)
+        yield path
+
+
+def configurations(taken):
+    """Configurations by name; each bad one has one mistake."""
+    address = f"127.0.0.1:{taken}"
+    free = 'bind = ["tcp://127.0.0.1:0"]', 'events = "tcp://127.0.0.1:0"', 'bind = "127.0.0.1:0"'
+    good = config(ON_ANY)
+    return {
+        "good": good,
+        "unknown-key": good + "hop = 1\n",
+        "unknown-table": good + "[metric]\n",
+        "wrong-type": config(ON_ANY, hop_s='"quick"'),
+        "not-toml": "hop = = 1",
+        "no-bundle": config(ON_ANY, bundle='"none.detectd"'),
+        "bad-bundle": config(ON_ANY, bundle='"tampered.detectd"'),
+        "no-tail": config(ON_ANY, false_alarms_per_day=1),
+        "device": config('[[stream]]\nid = "a"\nsource = "device"\n'),
+        "no-file": config('[[stream]]\nid = "a"\nsource = "file"\npath = "missing.wav"\n'),
+        "no-audio": config('[[stream]]\nid = "a"\nsource = "file"\npath = "text.wav"\n'),
+        "tone-too-high": config('[[stream]]\nid = "a"\nsource = "synthetic"\nrate_hz = 8000\ntones_hz = [5000]\n'),
+        "taken-ingest": good.replace(free[0], f'bind = ["tcp://{address}"]'),
+        "taken-events": good.replace(free[1], f'events = "tcp://{address}"'),
+        "taken-metrics": good.replace(free[2], f'bind = "{address}"'),
+    }
+
+
+# What is told of a bad configuration: exit code, and what the one line names.
+BAD_CONFIGURATIONS = {
+    "unknown-key": (2, ["unknown-key.toml", "detector 'demo'", '"hop"', '"hop_s"']),
+    "unknown-table": (2, ["unknown-table.toml", '"metric"', '"metrics"']),
+    "wrong-type": (2, ["wrong-type.toml", "detector 'demo'", "hop_s", '"quick"', "a number above 0"]),
+    "not-toml": (2, ["not-toml.toml", "line 1"]),
+    "no-bundle": (3, ["no-bundle.toml", "detector 'demo'", "none.detectd", "not found", "detectd-train fit"]),
+    "bad-bundle": (3, ["bad-bundle.toml", "detector 'demo'", "tampered.detectd", "SHA-256"]),
+    "no-tail": (2, ["no-tail.toml", "detector 'demo'", "false_alarms_per_day", "threshold"]),
+    "device": (2, ["device.toml", "stream 'a'", '"device"', "zmq, file, synthetic"]),
+    "no-file": (2, ["no-file.toml", "stream 'a'", "missing.wav", "No such file"]),
+    "no-audio": (2, ["no-audio.toml", "stream 'a'", "text.wav", "WAV, FLAC or OGG"]),
+    "tone-too-high": (2, ["tone-too-high.toml", "stream 'a'", "tones_hz", "5000", "4000"]),
+    "absent": (2, ["absent.toml", "No such file"]),
+}
+TAKEN_PORTS = {
+    "taken-ingest": (2, ["ingest.bind", "in use"]),
+    "taken-events": (2, ["publish.events", "in use"]),
+    "taken-metrics": (2, ["metrics.bind", "in use"]),
+}
+SEND = ["--stream", "a", "--to", "tcp://127.0.0.1:9"]
+SCORE = ["--bundle", BUNDLE]
+# Every other mistake: the command, its exit code and what its one line names.
+MISTAKES = {
+    "score missing": (["score", "missing.wav", *SCORE], 1, ["missing.wav", "No such file"]),
+    "score text": (["score", "text.wav", *SCORE], 1, ["text.wav", "WAV, FLAC or OGG"]),
+    "score nothing": (["score", "nothing.wav", *SCORE], 1, ["nothing.wav", "WAV, FLAC or OGG"]),
+    "score empty": (["score", "empty.wav", *SCORE], 1, ["empty.wav", "no audio"]),
+    "score nan": (["score", "nan.wav", *SCORE], 1, ["nan.wav", "not finite"]),
+    "score low rate": (["score", "low.wav", *SCORE], 1, ["low.wav", "2000", MANIFEST["name"], "at least"]),
+    "score no bundle": (["score", "good.wav", "--bundle", "none.detectd"], 3, ["none.detectd", "not found"]),
+    "score tampered": (["score", "good.wav", "--bundle", "tampered.detectd"], 3, ["tampered.detectd", "SHA-256"]),
+    "send missing": (["send", "missing.wav", *SEND], 1, ["missing.wav", "No such file"]),
+    "send text": (["send", "text.wav", *SEND], 1, ["text.wav", "WAV, FLAC or OGG"]),
+    "send empty": (["send", "empty.wav", *SEND], 1, ["empty.wav", "no audio"]),
+    "send bad id": (["send", "good.wav", "--stream", "a b"], 1, ["--stream", "'a b'", "A-Z a-z 0-9"]),
+    "send nowhere": (["send", "good.wav", "--stream", "a", "--to", "here"], 1, ["--to", "here", "tcp://127.0.0.1"]),
+    "send backwards": (["send", "good.wav", *SEND, "--speed", "-1"], 1, ["--speed", "-1", "0 (as fast as accepted)"]),
+    "send untimely": (["send", "good.wav", *SEND, "--start-time", "noon"], 1, ["--start-time", "'noon'", "RFC 3339"]),
+    "listen nowhere": (["listen", "--from", "here"], 1, ["--from", "here", "tcp://127.0.0.1"]),
+    "inspect missing": (["bundle", "inspect", "none.detectd"], 3, ["none.detectd", "not found"]),
+    "inspect tampered": (["bundle", "inspect", "tampered.detectd"], 3, ["tampered.detectd", "SHA-256"]),
+    "verify tampered": (["bundle", "verify", "tampered.detectd"], 3, ["tampered.detectd", "SHA-256"]),
+    **{f"check {name}": (["check", "--config", f"{name}.toml"], *told) for name, told in BAD_CONFIGURATIONS.items()},
+    **{
+        f"run {name}": (["run", "--config", f"{name}.toml"], *told)
+        for name, told in (BAD_CONFIGURATIONS | TAKEN_PORTS).items()
+    },
+}
+GOOD = {
+    "check": ["check", "--config", "good.toml"],
+    "check --json": ["check", "--config", "good.toml", "--json"],
+    "inspect": ["bundle", "inspect", BUNDLE],
+    "inspect --json": ["bundle", "inspect", BUNDLE, "--json"],
+    "verify": ["bundle", "verify", BUNDLE],
+    "score": ["score", "./good.wav", "window.wav", "short.wav", "stereo.wav", "mono.wav", *SCORE],
+    "score --hop": ["score", "good.wav", *SCORE, "--hop", "0.5"],
+    "score --json": ["score", "./good.wav", "window.wav", *SCORE, "--json"],
+    "score kinds": ["score", "good.wav", "48000.wav", "192000.wav", "sound.flac", "sound.ogg", *SCORE],
+    "score some": ["score", "text.wav", "window.wav", "empty.wav", *SCORE],
+}
+HELP = [[], *([name] for name in ("run", "check", "send", "listen", "score", "bundle"))]
+HELP += [["bundle", "inspect"], ["bundle", "verify"]]
+
+
+def detectd(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "detectd", *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(folder, request):
+    """Results of the commands that the chosen tests ask for, all started by the first."""
+    wanted = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
+    commands = {name: told[0] for name, told in MISTAKES.items() if name in wanted} | GOOD
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        yield {name: pool.submit(detectd, folder, *arguments) for name, arguments in commands.items()}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_its_exit_code(done, name):
+    result, (_, code, named) = done[name].result(), MISTAKES[name]
+    lines = result.stderr.splitlines()
+    assert (result.returncode, len(lines)) == (code, 1), result.stderr
+    assert lines[0].startswith("error: ")
+    assert [words for words in named if words not in lines[0]] == []
+    assert result.stdout in {"", "path,start_s,end_s,score\n"}
+
+
+@pytest.mark.parametrize("hop", ["0", "-1", "nan", "inf", "x"])
+def test_a_hop_that_is_none_is_refused_without_a_traceback(folder, hop):
+    result = detectd(folder, "score", "good.wav", *SCORE, "--hop", hop)
+    assert result.returncode == 2
+    assert "--hop" in result.stderr
+    assert hop in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_the_samples_are_too_few_for_is_counted_by_the_daemon(folder, daemon):
+    # The live twin of "score low rate".
+    with Push(daemon.ingest) as push, Subscriber(daemon.events) as events:
+        push.send(Source("low", rate_hz=2000).next(np.zeros(2000)))
+        push.send(*Source("beside").blocks(recording(0, 3, 0)))
+        events.wait_for("beside", "end")
+    assert daemon.scrape().audio("rejected_samples_total", "low", reason="rate-too-low") == 2000
+
+
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+def test_every_command_explains_itself(folder, command):
+    result = detectd(folder, *command, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"Usage: detectd {' '.join(command)}".rstrip())
+    assert len(result.stdout.splitlines()) >= 5
+
+
+def test_check_tells_what_would_run(done, folder):
+    text, plan = done["check"].result(), json.loads(done["check --json"].result().stdout)
+    assert (text.returncode, text.stderr) == (0, "")
+    (detector,) = plan["detectors"]
+    assert detector["on"] == MANIFEST["threshold"]["on"]
+    assert detector["band_hz"] == [FEATURES["band_low_hz"], FEATURES["band_high_hz"]]
+    assert detector["bundle"].startswith(f"{MANIFEST['name']}@")
+    assert plan["streams"] == [{"id": "*", "source": "zmq"}]
+    assert plan["events"] == load_config(folder / "good.toml").publish.events
+    for words in ("good.toml: good", "detector    demo", detector["bundle"]):
+        assert words in text.stdout
+
+
+def test_inspect_prints_the_manifest_byte_for_byte(done):
+    assert done["inspect --json"].result().stdout == (BUNDLE / "manifest.json").read_text()
+    text = done["inspect"].result()
+    digest = (BUNDLE / "manifest.sha256").read_text().strip()
+    for words in (MANIFEST["name"], MANIFEST["kind"], MANIFEST["label"], digest[:12]):
+        assert words in text.stdout
+    verified = done["verify"].result()
+    assert verified.returncode == 0
+    assert digest in verified.stdout
+
+
+def rows_of(result):
+    """Rows by path."""
+    reader = csv.reader(result.stdout.splitlines())
+    assert next(reader) == ["path", "start_s", "end_s", "score"]
+    rows = {}
+    for path, start_s, end_s, score in reader:
+        rows.setdefault(path, []).append((float(start_s), float(end_s), float(score)))
+    return rows
+
+
+def test_score_prints_a_row_for_every_window(done):
+    result = done["score"].result()
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = rows_of(result)
+    assert list(rows) == ["./good.wav", "window.wav", "short.wav", "stereo.wav", "mono.wav"]  # exactly as given
+    n_windows = round((4 - WINDOW_S) / HOP_S) + 1
+    starts_s = [number * HOP_S for number in range(n_windows)]
+    assert [row[0] for row in rows["./good.wav"]] == pytest.approx(starts_s, abs=0.5 / RATE_HZ)
+    assert all(end_s - start_s == pytest.approx(WINDOW_S) for start_s, end_s, _ in rows["./good.wav"])
+    # The tones last from 1 s to 3 s.
+    best = max(rows["./good.wav"], key=lambda row: row[2])
+    assert abs(best[0] - 1) <= WINDOW_S / 2
+    assert best[2] > MANIFEST["threshold"]["on"]
+
+
+def test_a_file_of_one_window_or_less_is_one_row(done):
+    rows = rows_of(done["score"].result())
+    assert [row[:2] for row in rows["window.wav"]] == [row[:2] for row in rows["short.wav"]] == [(0, WINDOW_S)]
+    # Another batch, hence other matrix products; and the last samples come from a filter that is flushed.
+    assert rows["window.wav"][0][2] == pytest.approx(rows["./good.wav"][0][2], rel=1e-2, abs=1e-2)
+
+
+def test_channels_are_averaged(done):
+    rows = rows_of(done["score"].result())
+    # 16 bits round differently before and after.
+    assert [row[2] for row in rows["stereo.wav"]] == pytest.approx([row[2] for row in rows["mono.wav"]], abs=0.05)
+
+
+def test_scores_have_nine_significant_digits(done):
+    scores = [line.rsplit(",", 1)[1] for line in done["score"].result().stdout.splitlines()[1:]]
+    digits = [len(re.sub(r"e.*|[-.]", "", score).lstrip("0")) for score in scores]
+    assert max(digits) == 9  # fewer where the last ones are zeros
+
+
+def test_hop_is_what_the_user_asks_for(done):
+    starts_s = [row[0] for row in rows_of(done["score --hop"].result())["good.wav"]]
+    assert starts_s == pytest.approx([0.5 * number for number in range(len(starts_s))], abs=0.5 / RATE_HZ)
+    assert len(starts_s) == round((4 - WINDOW_S) / 0.5) + 1
+
+
+def test_score_as_json_holds_the_same(done):
+    rows = rows_of(done["score"].result())
+    told = [json.loads(line) for line in done["score --json"].result().stdout.splitlines()]
+    assert all(row.keys() == {"path", "start_s", "end_s", "score"} for row in told)
+    assert [row["score"] for row in told if row["path"] == "./good.wav"] == pytest.approx(
+        [row[2] for row in rows["./good.wav"]], rel=1e-8
+    )
+    assert [row["path"] for row in told].count("window.wav") == 1
+
+
+def test_rates_and_file_types_make_no_difference(done):
+    result = done["score kinds"].result()
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = rows_of(result)
+    assert list(rows) == ["good.wav", "48000.wav", "192000.wav", "sound.flac", "sound.ogg"]
+    assert {len(found) for found in rows.values()} == {len(rows["good.wav"])}
+    assert {max(found, key=lambda row: row[2])[2] > MANIFEST["threshold"]["on"] for found in rows.values()} == {True}
+    exact = [row[2] for row in rows["good.wav"]]
+    assert [row[2] for row in rows["sound.flac"]] == pytest.approx(exact, rel=1e-5, abs=1e-5)  # 16 bits both
+
+
+def test_the_good_files_are_scored_beside_the_bad(done):
+    result = done["score some"].result()
+    assert result.returncode == 1
+    assert [line.split(":")[1].strip() for line in result.stderr.splitlines()] == ["text.wav", "empty.wav"]
+    assert list(rows_of(result)) == ["window.wav"]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("daemon"), config(ON_ANY)) as process:
+        yield process
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_listen_prints_events(folder, daemon, as_json):
+    stream = f"heard-{as_json}"
+    command = [sys.executable, "-u", "-m", "detectd", "listen", "--from", daemon.events, "--topic", f"event/{stream}"]
+    listener = subprocess.Popen(
+        command + ["--json"] * as_json, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert listener.stderr.readline() == "connected\n"
+        with Push(daemon.ingest) as push, Subscriber(daemon.events) as events:
+            push.send(*Source("unheard").blocks(recording(0, 3, 0)))
+            sound = folder / "good.wav"
+            sent = detectd(folder, "send", sound, "--stream", stream, "--to", daemon.ingest, "--speed", "0")
+            assert (sent.returncode, sent.stdout) == (0, "")
+            assert sent.stderr == f"sent: {4 * RATE_HZ} samples of each channel\n"
+            (end,) = events.wait_for(stream, "end")
+            lines = [listener.stdout.readline() for _ in events.of(stream)]
+            expected = events.of(stream)
+        listener.send_signal(signal.SIGINT)
+        assert listener.wait(10) == 0
+        if as_json:
+            assert [json.loads(line) for line in lines] == expected
+        else:
+            assert all(stream in line and MANIFEST["label"] in line for line in lines)
+            assert f"score {end['score']:.2f} peak {end['peak_score']:.2f}" in lines[-1]
+            assert f"{end['lines'][0]['frequency_hz']:.1f} Hz" in lines[-1]
+        assert listener.stdout.read() == ""
+        assert listener.stderr.read() == ""
+    finally:
+        listener.kill()
+        listener.communicate()
