@@ -170,7 +170,7 @@ class Intake:
         ]
         if not known:
             return Refusal.UNKNOWN_STREAM
-        if len(self.streams) + len(known) > MAX_STREAMS:
+        if len(self.streams) + sum(stream_id not in self.streams for stream_id, _ in known) > MAX_STREAMS:
             return Refusal.TOO_MANY_STREAMS
         if any(admission.rate_holds for _, admission in known):
             return None
