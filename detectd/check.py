@@ -33,7 +33,7 @@ def plan_of(config: Config) -> dict[str, Any]:
                 "window_s": detector.specs[0].window_s,
                 "hop_s": detector.hop_s,
                 "band_hz": [detector.specs[0].band_low_hz, detector.specs[0].band_high_hz],
-                "min_rate_hz": max(spec.min_rate_hz for spec in detector.specs),
+                "min_rate_hz": detector.min_rate_hz,
                 "on": detector.on,
                 "off": detector.off,
                 "alarm_on": detector.alarm_on,

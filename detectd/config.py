@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from detectd.endpoint import join_address, local_endpoint, loopback, remote_endpoint, split_address
+from detectd.globs import matches
 from detectd.stream_config import (
     GLOB,
     DeviceStream,
@@ -18,7 +19,6 @@ from detectd.stream_config import (
     StreamConfig,
     SyntheticStream,
     ZmqStream,
-    matches,
     read_stream,
 )
 from detectd.toml_table import NOT_NEGATIVE, POSITIVE, Range, Table, read_toml, shown

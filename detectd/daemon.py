@@ -163,7 +163,11 @@ class Daemon:
         if settings is None or isinstance(settings, ZmqStream) == local:
             return Admission(known=False)
         watching = self._engine.detectors_of(stream_id)
-        holds = not watching or any(all(rate_hz >= spec.min_rate_hz for spec in d.specs) for d in watching)
+        deaf = [detector for detector in watching if rate_hz < detector.min_rate_hz]
+        for detector in deaf:
+            needed_hz = detector.min_rate_hz
+            LOG.warning("stream %s: %d samples/s, '%s' needs at least %d", stream_id, rate_hz, detector.name, needed_hz)
+        holds = not watching or len(deaf) < len(watching)
         return Admission(known=True, rate_holds=holds, mask_hz=settings.mask_hz)
 
     def _tell(self, event: Event) -> None:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from detectd.backlog import Break, Chunk, Mark
 from detectd.event import Event
 from detectd.features import MAX_PUSH_S, AnalysisAudio, Features
+from detectd.globs import matches
 from detectd.spec import FeatureSpec
-from detectd.stream import SampleClock, Stream, matches
+from detectd.stream import SampleClock, Stream
 from detectd.tracker import EndReason
 from detectd.watch import Detector, Watch
 
@@ -50,9 +51,18 @@ class Batch:
 
 @dataclass(slots=True)
 class Report:
-    """What one step did; `busy` says whether there was anything to do."""
+    """What one step did.
+
+    Attributes
+    ----------
+    busy : bool
+        Whether there was anything to do.
+    more : bool
+        Whether a stream had more waiting than one step takes.
+    """
 
     busy: bool = False
+    more: bool = False
     events: list[Event] = field(default_factory=list[Event])
     batches: dict[str, Batch] = field(default_factory=dict[str, Batch])
 
@@ -74,9 +84,8 @@ class _Feed:
 
     def note(self, chunks: list[Chunk]) -> list[NDArray[np.generic]]:
         """Keep the clock and the index; returns the samples."""
-        for chunk in chunks:
-            self.clock.add(chunk)
         if chunks:
+            self.clock.add(chunks)
             self.next_sample = chunks[-1].first_sample + len(chunks[-1].samples)
             self.clock.forget_before(self.next_sample - self.keep_samples)
         return [chunk.samples for chunk in chunks]
@@ -101,9 +110,24 @@ class _Feed:
 
 @dataclass(slots=True)
 class _Turn:
+    """What one step takes of a stream: chunks that follow on each other, and the marks behind them."""
+
     feed: _Feed
     chunks: list[Chunk]
     marks: list[Mark]
+
+    def arrived_s(self, sample: int) -> float | None:
+        """When a sample arrived; one from before this turn counts as the turn's first."""
+        arrived_s = None
+        for chunk in reversed(self.chunks):
+            arrived_s = chunk.arrived_s
+            if chunk.first_sample <= sample:
+                break
+        return arrived_s
+
+    @property
+    def full(self) -> bool:
+        return sum(len(chunk.samples) for chunk in self.chunks) >= self.feed.quantum
 
 
 class Engine:
@@ -152,13 +176,13 @@ class Engine:
             Monotonic time in seconds, the clock of the chunks' arrival.
         """
         turns = self._drain()
-        report = Report(busy=bool(turns))
+        report = Report(busy=bool(turns), more=any(turn.full for turn in turns))
         if not turns:
             self._late_since_s = None
             return report
         shed = self._overloaded(turns, now())
         self._hear(turns)
-        due: dict[str, list[tuple[_Feed, Watch, int]]] = {}
+        due: dict[str, list[tuple[_Turn, Watch, int]]] = {}
         for turn in turns:
             for watch in turn.feed.watches:
                 numbers = watch.due()
@@ -167,7 +191,7 @@ class Engine:
                 if shed and len(numbers) > 1:
                     report.batches.setdefault(watch.detector.name, Batch()).n_shed += len(numbers) - 1
                     numbers = numbers[-1:]
-                due.setdefault(watch.detector.name, []).extend((turn.feed, watch, number) for number in numbers)
+                due.setdefault(watch.detector.name, []).extend((turn, watch, number) for number in numbers)
         for name, windows in due.items():
             batch = report.batches.setdefault(name, Batch())
             for first in range(0, len(windows), CHUNK):
@@ -216,7 +240,7 @@ class Engine:
 
     @staticmethod
     def _score(
-        windows: list[tuple[_Feed, Watch, int]], batch: Batch, events: list[Event], now: Callable[[], float]
+        windows: list[tuple[_Turn, Watch, int]], batch: Batch, events: list[Event], now: Callable[[], float]
     ) -> None:
         """Score windows of one detector together and give each watch its own."""
         detector = windows[0][1].detector
@@ -231,13 +255,14 @@ class Engine:
         names = detector.scorer.labels
         batch.n_windows += len(windows)
         batch.seconds.append(scored_s - began_s)
-        for row, ((feed, watch, number), score) in enumerate(zip(windows, scores.tolist(), strict=True)):
+        for row, ((turn, watch, number), score) in enumerate(zip(windows, scores.tolist(), strict=True)):
             label = names[0] if labels is None else names[labels[row]]
-            batch.scores.append((feed.stream.id, watch.start_of(number), score))
-            event = watch.push(number, score, label, feed.clock)
+            start_sample = watch.start_of(number)
+            batch.scores.append((turn.feed.stream.id, start_sample, score))
+            event = watch.push(number, start_sample, score, label, turn.feed.clock)
             if event is not None:
                 events.append(event)
-            arrived_s = feed.clock.arrived_s(watch.last_of(number))
+            arrived_s = turn.arrived_s(start_sample + watch.window_samples - 1)
             if arrived_s is not None:
                 batch.latencies_s.append(scored_s - arrived_s)
 

@@ -13,6 +13,9 @@ from detectd.wire import MAGIC
 
 LOCAL_ENDPOINT = "inproc://local-sources"
 _POLL_MS = 100
+_TURN_S = 0.005
+"""Sockets are looked at at most this often: with many senders a thread woken by every message would do little else."""
+
 _MESSAGES_A_TURN = 256
 _MAX_MESSAGE_BYTES = 1 << 29
 """64 channels of 10 s at 192 kHz in 32 bits, the largest block of the contract, fit."""
@@ -66,7 +69,7 @@ class Ingest:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take what has arrived by now, then close."""
+        """Take what has arrived by now, as far as there is room, then close."""
         self._stop.set()
         self._thread.join()
         for socket in self._sockets:
@@ -87,10 +90,13 @@ class Ingest:
             listened_s += min(now_s - self.looped_s, 2 * _POLL_MS / 1000)
             self.looped_s = now_s
             drained = [self._read(socket, listened_s) for socket, _ in ready]
-            if all(drained) and listened_s - checked_s >= _SILENCE_CHECK_S:
+            # Sockets queue fairly over their peers: who was not heard has sent nothing, even if others never stop.
+            if listened_s - checked_s >= _SILENCE_CHECK_S:
                 self._intake.end_silent(listened_s)
                 checked_s = listened_s
             self._wake.set()
+            if all(drained):
+                self._stop.wait(_TURN_S)
             if self._intake.crowded and now_s >= rest_until_s and not self._room_made():
                 rest_until_s = time.monotonic() + _REST_S
         for socket in self._sockets:

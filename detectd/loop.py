@@ -58,16 +58,18 @@ class EngineLoop:
     def _run(self) -> None:
         while not self._stop.is_set():
             began_s = time.monotonic()
-            busy = self._step()
+            report = self._step()
+            if report.more:
+                continue
             self._stop.wait(max(0.0, began_s + _TICK_S - time.monotonic()))
-            if not busy:
+            if not report.busy:
                 self._wake.wait(_IDLE_S)
                 self._wake.clear()
         until_s = time.monotonic() + _DRAIN_S
-        while self._step() and time.monotonic() < until_s:
+        while self._step().busy and time.monotonic() < until_s:
             pass
 
-    def _step(self) -> bool:
+    def _step(self) -> Report:
         while not self._new.empty():
             self._engine.add(self._new.get())
         report = self._engine.step(time.monotonic)
@@ -75,7 +77,7 @@ class EngineLoop:
         self._count(report)
         for event in report.events:
             self._tell(event)
-        return report.busy
+        return report
 
     def _count(self, report: Report) -> None:
         metrics = self._metrics

@@ -1,9 +1,13 @@
 """From configuration to detectors: bundles opened, thresholds settled."""
 
-from detectd.config import Config, DetectorConfig
+from collections.abc import Sequence
+
+from detectd.config import Config, DetectorConfig, FileStream
 from detectd.errors import BundleError, ConfigError
 from detectd.features import hop_positions
+from detectd.globs import matches
 from detectd.scoring import open_detector_bundle
+from detectd.send import AudioFile
 from detectd.watch import Detector
 
 
@@ -17,7 +21,29 @@ def open_detectors(config: Config) -> list[Detector]:
     ConfigError
         If a detector asks its bundle for what it has not.
     """
-    return [_open(config, detector) for detector in config.detectors]
+    detectors = [_open(config, detector) for detector in config.detectors]
+    _check_file_rates(config, detectors)
+    return detectors
+
+
+def _check_file_rates(config: Config, detectors: Sequence[Detector]) -> None:
+    """Refuse a file stream that none of the detectors watching it could hear.
+
+    Raises
+    ------
+    ConfigError
+    """
+    for stream in config.streams:
+        watching = [d for d in detectors if any(matches(stream.id, glob) for glob in d.streams)]
+        if not isinstance(stream, FileStream) or not watching:
+            continue
+        rate_hz = AudioFile(stream.path).rate_hz
+        needed_hz = min(detector.min_rate_hz for detector in watching)
+        if rate_hz < needed_hz:
+            raise ConfigError(
+                f"{config.path}: stream '{stream.id}': {stream.path} has {rate_hz} samples/s, "
+                f"its detectors need at least {needed_hz}"
+            )
 
 
 def notices(detector: Detector) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
@@ -72,16 +71,6 @@ StreamConfig: TypeAlias = ZmqStream | DeviceStream | FileStream | SyntheticStrea
 SOURCES: dict[str, type[StreamConfig]] = {
     kind.source: kind for kind in (ZmqStream, DeviceStream, FileStream, SyntheticStream)
 }
-
-
-def matches(stream_id: str, pattern: str) -> bool:
-    """Whether a glob names this stream, or the source whose channel it is.
-
-    >>> matches("yard-3", "yard-*"), matches("array/1", "array"), matches("array/left", "array")
-    (True, True, False)
-    """
-    source_id, _, channel = stream_id.rpartition("/")
-    return fnmatch.fnmatchcase(stream_id, pattern) or (channel.isdecimal() and fnmatch.fnmatchcase(source_id, pattern))
 
 
 def read_stream(table: Table, folder: Path) -> StreamConfig:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 from uuid import uuid4
 
@@ -43,10 +44,15 @@ class Detector:
     min_duration_s: float = 0.5
     hold_s: float = 2.0
 
-    @property
+    @cached_property
     def specs(self) -> tuple[FeatureSpec, ...]:
         """What each view of the bundle looks at."""
         return tuple(view.spec for view in self.scorer.bundle.manifest.views)
+
+    @property
+    def min_rate_hz(self) -> int:
+        """The lowest rate of a stream that every view can be made of."""
+        return max(spec.min_rate_hz for spec in self.specs)
 
     def rules(self, rate_hz: int) -> Rules:
         """The tracker's rules for a stream of `rate_hz`."""
@@ -79,7 +85,7 @@ class Watch:
         self.score: float | None = None
         self.events = 0
         rules = detector.rules(rate_hz)
-        self._window_samples = rules.window_samples
+        self.window_samples = rules.window_samples
         self._tracker = Tracker(rules)
         self._next = 0
         self._segment_sample = 0
@@ -106,21 +112,17 @@ class Watch:
     @property
     def wanted_sample(self) -> int:
         """Last sample of the next window: before it is here, nothing is due."""
-        return self.last_of(self._next)
+        return self.start_of(self._next) + self.window_samples - 1
 
     def start_of(self, number: int) -> int:
         """First sample of a window."""
         return self._segment_sample + start_sample(self.detector.specs[0], number * self.hops[0], self.rate_hz)
 
-    def last_of(self, number: int) -> int:
-        """Last sample of a window."""
-        return self.start_of(number) + self._window_samples - 1
-
-    def push(self, number: int, score: float, label: str, clock: SampleClock) -> Event | None:
+    def push(self, number: int, start_sample: int, score: float, label: str, clock: SampleClock) -> Event | None:
         """Take a window's score; returns the event that it begins, changes or ends."""
         self.score = score
         tracker, before = self._tracker, self._tracker.span
-        change = tracker.push(score, self.start_of(number))
+        change = tracker.push(score, start_sample)
         span = tracker.span
         if span is not None:
             if before is None:

@@ -12,17 +12,17 @@ PACKAGE = REPOSITORY / "detectd"
 
 # Rooms from the ground up: a module imports from the lines above its own, or from what stands left of it there.
 ORDER = """
-errors
+errors globs
 audio spec synth json_table toml_table folders
 wire sequencer backlog stream intake
 resample history features clips
 lines tracker event
 protobuf onnx_proto onnx_shapes onnx_layers onnx_graph arrays manifest golden bundle scoring
 watch engine
-endpoint stream_config config plan
+endpoint stream_config config
 exposition metrics http
 message publish ingest
-log loop send sources
+send plan log loop sources
 daemon
 check listen score bundle_report
 cli __main__
