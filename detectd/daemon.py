@@ -32,6 +32,7 @@ from detectd.loop import EngineLoop
 from detectd.metrics import Metrics
 from detectd.plan import notices, open_detectors
 from detectd.publish import Publisher
+from detectd.sockets import Context
 from detectd.sources import LocalSources
 from detectd.stream import Stream
 from detectd.tracker import EndReason, State
@@ -56,8 +57,7 @@ class Daemon:
         self._detectors = {detector.name: detector for detector in open_detectors(config)}
         self._engine = Engine(list(self._detectors.values()))
         self._metrics = Metrics(CollectorRegistry())
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._context.setsockopt(zmq.IPV6, 1)
+        self._context: Context = zmq.Context()
         self._stop = threading.Event()
         self._exit_code = 0
         try:

@@ -8,7 +8,7 @@ import zmq
 
 from detectd.errors import ConfigError
 from detectd.intake import Arrival, Intake
-from detectd.publish import bind
+from detectd.sockets import Context, Socket, bind, connect
 from detectd.wire import MAGIC
 
 LOCAL_ENDPOINT = "inproc://local-sources"
@@ -40,7 +40,7 @@ class Ingest:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: Context,
         binds: Sequence[str],
         connects: Sequence[str],
         intake: Intake,
@@ -59,7 +59,7 @@ class Ingest:
         for endpoint in connects:
             self._sockets.append(self._socket(context, zmq.SUB))
             self._sockets[-1].subscribe(b"")
-            _connect(self._sockets[-1], endpoint)
+            connect(self._sockets[-1], endpoint, "ingest.connect:", ConfigError)
         self.endpoints = tuple(socket.getsockopt_string(zmq.LAST_ENDPOINT) for socket in self._sockets[1:])
         self.looped_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="ingest")
@@ -75,7 +75,7 @@ class Ingest:
         for socket in self._sockets:
             socket.close(linger=0)
 
-    def _socket(self, context: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+    def _socket(self, context: Context, kind: int) -> Socket:
         socket = context.socket(kind)
         socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
         self._poller.register(socket, zmq.POLLIN)
@@ -102,7 +102,7 @@ class Ingest:
         for socket in self._sockets:
             self._read(socket, listened_s)
 
-    def _read(self, socket: zmq.Socket[bytes], listened_s: float) -> bool:
+    def _read(self, socket: Socket, listened_s: float) -> bool:
         """Read what waits, a bounded number of messages; returns whether that was all."""
         for _ in range(_MESSAGES_A_TURN):
             try:
@@ -124,10 +124,3 @@ class Ingest:
             if time.monotonic() >= until_s or self._stop.wait(0.002):
                 return False
         return True
-
-
-def _connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    try:
-        socket.connect(endpoint)
-    except zmq.ZMQError as error:
-        raise ConfigError(f"ingest.connect: {endpoint} cannot be used ({error}); expected tcp://HOST:PORT") from error

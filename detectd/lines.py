@@ -70,7 +70,7 @@ def strongest_lines(
     floor = noise_floor(power[None], first - 1, _ZERO_PAD, round(_FLOOR_HZ / bin_hz))[0]
     ratio = power / floor
     bar = np.log(len(power) / padding * 2.5 / _FALSE_LINES)
-    peaks = _peaks(ratio, bar, round(_MIN_SEPARATION_BINS * padding))
+    peaks = _peaks(ratio, bar, padding)
     lines: list[Line] = []
     for peak in peaks:
         offset = _vertex(power, peak)
@@ -86,15 +86,23 @@ def strongest_lines(
     return lines
 
 
-def _peaks(ratio: NDArray[np.float32], bar: float, separation: int) -> list[int]:
-    """Local maxima above the bar, strongest first, none within `separation` of a stronger one."""
+def _peaks(ratio: NDArray[np.float32], bar: float, padding: float) -> list[int]:
+    """Local maxima above the bar, strongest first, none within the main or a side lobe of a stronger one."""
     inner = ratio[1:-1]
     candidates = 1 + np.flatnonzero((inner > bar) & (inner >= ratio[:-2]) & (inner > ratio[2:]))
     taken: list[int] = []
     for candidate in candidates[np.argsort(-ratio[candidates], kind="stable")].tolist():
-        if all(abs(candidate - other) > separation for other in taken):
+        others = np.array(taken, np.intp)
+        distance = np.maximum(np.abs(candidate - others) / padding, _MIN_SEPARATION_BINS)
+        if np.all((distance > _MIN_SEPARATION_BINS) & (ratio[candidate] > ratio[others] * _side_lobe(distance))):
             taken.append(candidate)
     return taken
+
+
+def _side_lobe(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Most power that a tone shows so many bins of 1 / window length away, over its own: Hann's side lobes, twice."""
+    lobe: NDArray[np.float64] = 2 / (np.pi * distance * (distance**2 - 1)) ** 2
+    return lobe
 
 
 def _vertex(power: NDArray[np.float32], peak: int) -> float:

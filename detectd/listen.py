@@ -7,8 +7,8 @@ from typing import Any
 
 import zmq
 
-from detectd.errors import DetectdError
 from detectd.message import HEARTBEAT_TOPIC
+from detectd.sockets import Socket, connect
 
 QUIET_S = 3.0
 """Without a heartbeat for so long, the daemon is not there."""
@@ -24,21 +24,15 @@ class Listener:
     """
 
     def __init__(self, endpoint: str, topic: str = "event/") -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        self._socket: Socket = zmq.Context.instance().socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.IPV6, 1)
         for prefix in (topic, HEARTBEAT_TOPIC):
             self._socket.subscribe(prefix)
         self._topic = topic
         self._run_id = ""
         self._seq: dict[str, int] = {}
         self._heard_s = time.monotonic()
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise DetectdError(
-                f"--from {endpoint}: {error}; expected an endpoint such as tcp://127.0.0.1:5557"
-            ) from error
+        connect(self._socket, endpoint, "--from")
 
     def close(self) -> None:
         """Stop listening."""

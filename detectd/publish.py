@@ -9,9 +9,9 @@ from typing import Any
 
 import zmq
 
-from detectd.errors import ConfigError
 from detectd.event import Event
 from detectd.message import HEARTBEAT_TOPIC, event_message, heartbeat_message, topic_of
+from detectd.sockets import Context, bind
 from detectd.watch import Detector
 
 HEARTBEAT_S = 1.0
@@ -37,7 +37,7 @@ class Publisher:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: Context,
         endpoint: str,
         run_id: str,
         detectors: Mapping[str, Detector],
@@ -106,19 +106,3 @@ class Publisher:
 
     def _send(self, topic: str, message: bytes) -> None:
         self._socket.send_multipart([topic.encode(), message])
-
-
-def bind(socket: zmq.Socket[bytes], endpoint: str, key: str) -> str:
-    """Bind a socket; returns the address it got.
-
-    Raises
-    ------
-    ConfigError
-        If the address is taken or cannot be bound, naming the key that says it.
-    """
-    try:
-        socket.bind(endpoint)
-    except zmq.ZMQError as error:
-        reason = "is in use by another program" if error.errno == zmq.EADDRINUSE else f"cannot be bound ({error})"
-        raise ConfigError(f"{key}: {endpoint} {reason}; choose another address or stop what uses it") from error
-    return socket.getsockopt_string(zmq.LAST_ENDPOINT)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from detectd.audio import SampleFormat, encode
 from detectd.clips import check_rate, unreadable
 from detectd.errors import SourceError
+from detectd.sockets import Context, Socket, connect
 from detectd.wire import Flag, Header, is_stream_id, pack
 
 BLOCK_S = 0.1
@@ -46,7 +47,7 @@ class Sender:
 
     def __init__(
         self,
-        socket: zmq.Socket[bytes],
+        socket: Socket,
         stream_id: str,
         rate_hz: int,
         sample_format: SampleFormat,
@@ -181,8 +182,7 @@ def send_files(
         raise SourceError(f"--speed {speed}: expected 0 (as fast as accepted) or more")
     files = [AudioFile(path) for path in paths]
     start_utc_ns = _utc_ns(start_time) if start_time else 0
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    context.setsockopt(zmq.IPV6, 1)
+    context: Context = zmq.Context()
     socket = context.socket(zmq.PUSH)
     # What waits on this side cannot be seen by the daemon, so little does.
     socket.setsockopt(zmq.SNDHWM, _WAITING_BLOCKS)
@@ -191,10 +191,7 @@ def send_files(
     progress = _Progress(endpoint, sum(file.n_samples / file.rate_hz for file in files))
     n_sent = 0
     try:
-        try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise SourceError(f"--to {endpoint}: {error}; expected an endpoint like tcp://127.0.0.1:5555") from error
+        connect(socket, endpoint, "--to")
         for alike, group in groupby(files, lambda file: (file.rate_hz, file.channels, file.sample_format)):
             rate_hz, channels, sample_format = alike
             began_ns = start_utc_ns and start_utc_ns + n_sent * 1_000_000_000 // rate_hz

@@ -14,6 +14,7 @@ from detectd.config import Config, DeviceStream, FileStream, StreamConfig, Synth
 from detectd.errors import ConfigError, DetectdError
 from detectd.ingest import LOCAL_ENDPOINT
 from detectd.send import BLOCK_S, AudioFile, Sender
+from detectd.sockets import Context
 from detectd.synth import Signature, random_phases, reference_power_for, tones_at, white_noise
 from detectd.wire import Flag
 
@@ -27,7 +28,7 @@ class LocalSources:
         If a file cannot be played or a tone does not fit its rate.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], config: Config) -> None:
+    def __init__(self, context: Context, config: Config) -> None:
         self._context = context
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []

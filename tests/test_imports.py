@@ -21,7 +21,7 @@ protobuf onnx_proto onnx_shapes onnx_layers onnx_graph arrays manifest golden bu
 watch engine
 endpoint stream_config config
 exposition metrics http
-message publish ingest
+sockets message publish ingest
 send plan log loop sources
 daemon
 check listen score bundle_report

@@ -66,12 +66,12 @@ def thresholds(scores: Floats, positive: Bools) -> Threshold:
     """`on` and `off` from held-out clip scores.
 
     `off` is the 90 % quantile of the negatives, so that an event ends soon after its sound does, but lies below `on` by
-    a tenth to a half of the distance from `on` to the median negative: never so near that noise ends an event, never so
-    low that nothing does.
+    a tenth to a quarter of the distance from `on` to the median negative: never so near that noise ends an event, never
+    so low that noise holds it open.
     """
     on = best_threshold(scores, positive)
     negatives = scores[~positive]
     distance = max(on - float(np.median(negatives)), 1e-3 * max(1.0, abs(on)))
-    off = float(np.clip(np.quantile(negatives, 0.9), on - distance / 2, on - distance / 10))
+    off = float(np.clip(np.quantile(negatives, 0.9), on - distance / 4, on - distance / 10))
     method = "on: best balanced accuracy of held-out clips, middle of the interval; off: 90 % of held-out negatives"
     return Threshold(on, off, method)
