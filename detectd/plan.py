@@ -1,9 +1,10 @@
 """From configuration to detectors: bundles opened, thresholds settled."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectd.config import Config, DetectorConfig, FileStream
-from detectd.errors import BundleError, ConfigError
+from detectd.errors import BundleError, ConfigError, SourceError
 from detectd.features import hop_positions
 from detectd.globs import matches
 from detectd.scoring import open_detector_bundle
@@ -37,13 +38,27 @@ def _check_file_rates(config: Config, detectors: Sequence[Detector]) -> None:
         watching = [d for d in detectors if any(matches(stream.id, glob) for glob in d.streams)]
         if not isinstance(stream, FileStream) or not watching:
             continue
-        rate_hz = AudioFile(stream.path).rate_hz
+        rate_hz = file_of(config.path, stream).rate_hz
         needed_hz = min(detector.min_rate_hz for detector in watching)
         if rate_hz < needed_hz:
             raise ConfigError(
                 f"{config.path}: stream '{stream.id}': {stream.path} has {rate_hz} samples/s, "
                 f"its detectors need at least {needed_hz}"
             )
+
+
+def file_of(path: Path, stream: FileStream) -> AudioFile:
+    """The file that a stream plays.
+
+    Raises
+    ------
+    ConfigError
+        Naming the configuration `path`, the stream and the key, if it cannot be played.
+    """
+    try:
+        return AudioFile(stream.path)
+    except SourceError as error:
+        raise ConfigError(f"{path}: stream '{stream.id}': path: {error}") from error
 
 
 def notices(detector: Detector) -> list[str]:

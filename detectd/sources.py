@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from detectd.audio import SampleFormat
 from detectd.config import Config, DeviceStream, FileStream, StreamConfig, SyntheticStream
-from detectd.errors import ConfigError, DetectdError
+from detectd.errors import ConfigError
 from detectd.ingest import LOCAL_ENDPOINT
+from detectd.plan import file_of
 from detectd.send import BLOCK_S, AudioFile, Sender
 from detectd.sockets import Context
 from detectd.synth import Signature, random_phases, reference_power_for, tones_at, white_noise
@@ -37,7 +38,7 @@ class LocalSources:
             if isinstance(stream, SyntheticStream):
                 self._add(stream.id, partial(self._synthesise, stream))
             elif isinstance(stream, FileStream):
-                self._add(stream.id, partial(self._play, stream, AudioFile(stream.path)))
+                self._add(stream.id, partial(self._play, stream, file_of(config.path, stream)))
 
     def start(self) -> None:
         """Begin to send."""
@@ -114,7 +115,4 @@ def check_source(path: Path, stream: StreamConfig) -> None:
             f"{where}: tones_hz has {max(stream.tones_hz):g}, expected below half of rate_hz, {half_hz:g}"
         )
     if isinstance(stream, FileStream):
-        try:
-            AudioFile(stream.path)
-        except DetectdError as error:
-            raise ConfigError(f"{where}: path: {error}") from error
+        file_of(path, stream)
