@@ -81,6 +81,7 @@ def configurations(taken):
         "device": config('[[stream]]\nid = "a"\nsource = "device"\n'),
         "no-file": config('[[stream]]\nid = "a"\nsource = "file"\npath = "missing.wav"\n'),
         "no-audio": config('[[stream]]\nid = "a"\nsource = "file"\npath = "text.wav"\n'),
+        "low-file": config('[[stream]]\nid = "a"\nsource = "file"\npath = "low.wav"\n'),
         "tone-too-high": config('[[stream]]\nid = "a"\nsource = "synthetic"\nrate_hz = 8000\ntones_hz = [5000]\n'),
         "taken-ingest": good.replace(free[0], f'bind = ["tcp://{address}"]'),
         "taken-events": good.replace(free[1], f'events = "tcp://{address}"'),
@@ -100,6 +101,7 @@ BAD_CONFIGURATIONS = {
     "device": (2, ["device.toml", "stream 'a'", '"device"', "zmq, file, synthetic"]),
     "no-file": (2, ["no-file.toml", "stream 'a'", "missing.wav", "No such file"]),
     "no-audio": (2, ["no-audio.toml", "stream 'a'", "text.wav", "WAV, FLAC or OGG"]),
+    "low-file": (2, ["low-file.toml", "stream 'a'", "low.wav", "2000 samples/s", "at least"]),
     "tone-too-high": (2, ["tone-too-high.toml", "stream 'a'", "tones_hz", "5000", "4000"]),
     "absent": (2, ["absent.toml", "No such file"]),
 }
@@ -120,6 +122,10 @@ MISTAKES = {
     "score low rate": (["score", "low.wav", *SCORE], 1, ["low.wav", "2000", MANIFEST["name"], "at least"]),
     "score no bundle": (["score", "good.wav", "--bundle", "none.detectd"], 3, ["none.detectd", "not found"]),
     "score tampered": (["score", "good.wav", "--bundle", "tampered.detectd"], 3, ["tampered.detectd", "SHA-256"]),
+    **{
+        f"score hop {hop}": (["score", "good.wav", *SCORE, "--hop", hop], 1, ["--hop", hop, "above 0"])
+        for hop in ("0", "-1", "nan", "inf")
+    },
     "send missing": (["send", "missing.wav", *SEND], 1, ["missing.wav", "No such file"]),
     "send text": (["send", "text.wav", *SEND], 1, ["text.wav", "WAV, FLAC or OGG"]),
     "send empty": (["send", "empty.wav", *SEND], 1, ["empty.wav", "no audio"]),
@@ -184,12 +190,12 @@ def test_a_mistake_is_one_line_and_its_exit_code(done, name):
     assert result.stdout in {"", "path,start_s,end_s,score\n"}
 
 
-@pytest.mark.parametrize("hop", ["0", "-1", "nan", "inf", "x"])
-def test_a_hop_that_is_none_is_refused_without_a_traceback(folder, hop):
-    result = detectd(folder, "score", "good.wav", *SCORE, "--hop", hop)
+@pytest.mark.parametrize("options", [["--hop", "x"], ["--bundel", "a"], []], ids=" ".join)
+def test_what_is_no_command_gets_its_usage(folder, options):
+    result = detectd(folder, "score", "good.wav", *options)
     assert result.returncode == 2
-    assert "--hop" in result.stderr
-    assert hop in result.stderr
+    assert result.stderr.startswith("Usage: detectd score")
+    assert (options or ["--bundle"])[0] in result.stderr
     assert "Traceback" not in result.stderr
 
 
