@@ -73,5 +73,8 @@ def thresholds(scores: Floats, positive: Bools) -> Threshold:
     negatives = scores[~positive]
     distance = max(on - float(np.median(negatives)), 1e-3 * max(1.0, abs(on)))
     off = float(np.clip(np.quantile(negatives, 0.9), on - distance / 4, on - distance / 10))
-    method = "on: best balanced accuracy of held-out clips, middle of the interval; off: 90 % of held-out negatives"
+    method = (
+        "on: best balanced accuracy of held-out clips, middle of the interval; "
+        "off: 90 % of held-out negatives, a tenth to a quarter of the way from on to their median"
+    )
     return Threshold(on, off, method)
