@@ -94,14 +94,15 @@ def _peaks(ratio: NDArray[np.float32], bar: float, padding: float) -> list[int]:
     for candidate in candidates[np.argsort(-ratio[candidates], kind="stable")].tolist():
         others = np.array(taken, np.intp)
         distance = np.maximum(np.abs(candidate - others) / padding, _MIN_SEPARATION_BINS)
-        if np.all((distance > _MIN_SEPARATION_BINS) & (ratio[candidate] > ratio[others] * _side_lobe(distance))):
+        beyond = np.sqrt(ratio[candidate]) - np.sqrt(ratio[others]) * _side_lobe(distance)
+        if np.all((distance > _MIN_SEPARATION_BINS) & (beyond > np.sqrt(bar))):
             taken.append(candidate)
     return taken
 
 
 def _side_lobe(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Most power that a tone shows so many bins of 1 / window length away, over its own: Hann's side lobes, twice."""
-    lobe: NDArray[np.float64] = 2 / (np.pi * distance * (distance**2 - 1)) ** 2
+    """Most amplitude that a tone shows so many bins of 1 / window length away, over its own: Hann's side lobes."""
+    lobe: NDArray[np.float64] = 1 / (np.pi * distance * (distance**2 - 1))
     return lobe
 
 
