@@ -1,6 +1,7 @@
 """What has arrived of one stream and is not yet analysed: one writer (ingest), one reader (engine), bounded."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from threading import Lock
@@ -86,7 +87,9 @@ class Backlog:
     def __init__(self) -> None:
         self.capacity_samples = 0
         self.wanted_samples = 1
-        """Set by the reader: with fewer waiting, and no mark, there is no point in taking them."""
+        """With fewer waiting, and no mark, there is no point in taking them; see `want`."""
+        self._tell: Callable[[], None] | None = None
+        self._told = False
         self._queue: deque[Chunk | Mark] = deque()
         self._lock = Lock()
         self._accepted = self._analysed = self._overrun = self._pending = self._n_marks = 0
@@ -100,12 +103,27 @@ class Backlog:
             self._queue.append(chunk)
             if self._pending > self.capacity_samples:
                 self._drop_oldest(self._pending - self.capacity_samples)
+            self._tell_if_ready()
 
     def mark(self, mark: Mark) -> None:
         """Add a break after all that is here."""
         with self._lock:
             self._queue.append(mark)
             self._n_marks += 1
+            self._tell_if_ready()
+
+    def listen(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called when this becomes ready, at once if it is; not again before the next `want`."""
+        with self._lock:
+            self._tell = tell
+            self._tell_if_ready()
+
+    def want(self, n_samples: int) -> None:
+        """Say, after a `take`, how much has to wait for the next."""
+        with self._lock:
+            self.wanted_samples = n_samples
+            self._told = False
+            self._tell_if_ready()
 
     def take(self, max_samples: int) -> tuple[list[Chunk], list[Mark]]:
         """Remove up to `max_samples` and the marks right behind them; samples removed count as analysed."""
@@ -152,6 +170,11 @@ class Backlog:
         """Monotonic arrival time of the oldest waiting samples."""
         with self._lock:
             return next((entry.arrived_s for entry in self._queue if isinstance(entry, Chunk)), None)
+
+    def _tell_if_ready(self) -> None:
+        if self._tell and not self._told and self.ready:
+            self._told = True
+            self._tell()
 
     def _count_taken(self, n_samples: int) -> None:
         self._pending -= n_samples

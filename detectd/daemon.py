@@ -5,6 +5,7 @@ and the streams' arrival counts, the engine thread owns features and trackers, t
 is shared by two of them and has a lock.
 """
 
+import gc
 import os
 import platform
 import signal
@@ -37,6 +38,10 @@ from detectd.sources import LocalSources
 from detectd.stream import Stream
 from detectd.tracker import EndReason, State
 from detectd.wire import Refusal
+
+_GARBAGE_AFTER = 50_000
+"""Objects made before a search for cycles, of which there are hardly any. The usual 700 are there every few
+milliseconds when thousands of streams have blocks waiting, and each search looks at all of those."""
 
 _STUCK_S = 5.0
 _WATCH_S = 0.5
@@ -90,6 +95,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         threading.excepthook = self._on_crash
+        gc.freeze()  # what was imported and loaded stays
+        gc.set_threshold(_GARBAGE_AFTER)
         self._start()
         try:
             self._watch()

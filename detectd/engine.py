@@ -4,8 +4,10 @@ It has no thread, socket or clock of its own; `step` is called again and again, 
 world by others. All streams share each step, so under load the batches grow by themselves.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +97,7 @@ class _Feed:
         backlog = self.stream.backlog
         complete = min((watch.wanted_sample for watch in self.watches), default=self.next_sample + self.quantum)
         most = min(self.quantum // 2, backlog.capacity_samples // 4)
-        backlog.wanted_samples = max(1, min(complete + 1 - self.next_sample, most))
+        backlog.want(max(1, min(complete + 1 - self.next_sample, most)))
 
     def late_s(self, oldest_s: float, now_s: float) -> float:
         """How long audio of this arrival has been waiting beyond what it takes for enough to come."""
@@ -141,6 +143,7 @@ class Engine:
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self.detectors = tuple(detectors)
         self._feeds: dict[str, _Feed] = {}
+        self._ready: deque[_Feed] = deque()
         self._audio: dict[tuple[int, float], AnalysisAudio] = {}
         self._features: dict[FeatureSpec, Features] = {}
         self._late_since_s: float | None = None
@@ -155,7 +158,8 @@ class Engine:
 
     def add(self, stream: Stream) -> None:
         """Take a stream in; its backlog's first mark must begin an epoch."""
-        self._feeds[stream.id] = _Feed(stream)
+        feed = self._feeds[stream.id] = _Feed(stream)
+        stream.backlog.listen(partial(self._ready.append, feed))
 
     def watches(self, stream_id: str) -> list[Watch]:
         """Who watches a stream at its present rate."""
@@ -208,7 +212,7 @@ class Engine:
         return [event for event in ended if event is not None]
 
     def _drain(self) -> list[_Turn]:
-        ready = [feed for feed in self._feeds.values() if feed.stream.backlog.ready]
+        ready = [self._ready.popleft() for _ in range(len(self._ready))]
         return [_Turn(feed, *feed.stream.backlog.take(feed.quantum)) for feed in ready]
 
     def _overloaded(self, turns: list[_Turn], now_s: float) -> bool:

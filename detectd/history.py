@@ -41,7 +41,8 @@ class History:
         self._first += [0] * missing
         self._fill += [0] * missing
         if len(self._rows) < len(self._fill):
-            grown = np.empty((max(4, len(self._fill) * 5 // 4), self._capacity, *self._row_shape), np.float32)
+            # What is never written takes no memory; copying often would hold up the engine when many streams come.
+            grown = np.empty((max(4, 2 * len(self._fill)), self._capacity, *self._row_shape), np.float32)
             grown[: len(self._rows)] = self._rows
             self._rows = grown
 

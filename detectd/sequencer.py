@@ -36,6 +36,10 @@ class Placement:
     trim: int = 0
 
 
+_FOLLOWS_ON = Placement()
+"""Of nearly every block there is; making one anew costs more than finding out that it is this one."""
+
+
 class Sequencer:
     """The expected index of one source and what it takes to change it."""
 
@@ -65,6 +69,8 @@ class Sequencer:
         if ahead > 0:
             self._holes.append((self._expected, header.first_sample))
         marked = bool(header.flags & Flag.DISCONTINUITY)
+        if not ahead and not marked:
+            return self._accept(header, _FOLLOWS_ON)
         return self._accept(header, Placement(gap_samples=max(0, ahead), discontinuity=marked, trim=max(0, -ahead)))
 
     def _begin_epoch(self, header: Header, *, resync: bool = False) -> Placement:
