@@ -4,7 +4,9 @@
 them, each once although several windows share it, and hands out windows. `windows_of` runs a clip through both.
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -265,7 +267,15 @@ def _median_places(
 
 def hop_positions(spec: FeatureSpec, hop_s: float) -> int:
     """A hop in positions: `hop_s` rounded to the feature grid, at least 1."""
-    return max(1, round(hop_s * spec.analysis_rate_hz / spec.frame_hop_samples))
+    return common_hops([spec], hop_s)[0]
+
+
+def common_hops(specs: Sequence[FeatureSpec], hop_s: float) -> list[int]:
+    """A hop in positions of each spec, the same time for all: `hop_s` rounded to the grid they share, at least 1."""
+    grids_s = [Fraction(spec.frame_hop_samples, spec.analysis_rate_hz) for spec in specs]
+    shared_s = Fraction(math.lcm(*(g.numerator for g in grids_s)), math.gcd(*(g.denominator for g in grids_s)))
+    steps = max(1, round(hop_s * shared_s.denominator / shared_s.numerator))
+    return [int(steps * shared_s / grid_s) for grid_s in grids_s]
 
 
 def start_sample(spec: FeatureSpec, position: int, rate_hz: int) -> int:

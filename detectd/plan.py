@@ -5,7 +5,7 @@ from pathlib import Path
 
 from detectd.config import Config, DetectorConfig, FileStream
 from detectd.errors import BundleError, ConfigError, SourceError
-from detectd.features import hop_positions
+from detectd.features import common_hops
 from detectd.globs import matches
 from detectd.scoring import open_detector_bundle
 from detectd.send import AudioFile
@@ -64,7 +64,7 @@ def file_of(path: Path, stream: FileStream) -> AudioFile:
 def notices(detector: Detector) -> list[str]:
     """What a person should know about a detector's settings."""
     spec = detector.specs[0]
-    hop_s = hop_positions(spec, detector.hop_s) * spec.frame_hop_samples / spec.analysis_rate_hz
+    hop_s = common_hops(detector.specs, detector.hop_s)[0] * spec.frame_hop_samples / spec.analysis_rate_hz
     if abs(hop_s - detector.hop_s) < 1e-9:
         return []
     return [f"detector '{detector.name}': hop_s = {detector.hop_s:g} is rounded to {hop_s:g}, the bundle's grid"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectd.event import Event
-from detectd.features import Features, hop_positions, start_sample
+from detectd.features import Features, common_hops, start_sample
 from detectd.lines import Line, strongest_lines
 from detectd.scoring import Scorer
 from detectd.spec import FeatureSpec
@@ -80,7 +80,7 @@ class Watch:
         self.detector = detector
         self.stream = stream
         self.views = views
-        self.hops = [hop_positions(features.spec, detector.hop_s) for features, _ in views]
+        self.hops = common_hops([features.spec for features, _ in views], detector.hop_s)
         self.rate_hz = rate_hz
         self.score: float | None = None
         self.events = 0
