@@ -21,9 +21,9 @@ SPECS = {
 }
 
 
-def network_of(name, spec, seed=0):
-    torch.manual_seed(seed)
-    return BACKBONES[name](*spec.shape)
+def network_of(name, spec, *, logarithm=False):
+    torch.manual_seed(0)
+    return BACKBONES[name](*spec.shape, logarithm=logarithm)
 
 
 def attributes(node):
@@ -57,10 +57,11 @@ def test_lenet_is_of_its_family():
     assert operators.count("Gemm") == 3
 
 
+@pytest.mark.parametrize("logarithm", [False, True])
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_onnx_equals_torch_in_any_batch(name, spec):
-    network = network_of(name, spec)
+def test_onnx_equals_torch_in_any_batch(name, spec, logarithm):
+    network = network_of(name, spec, logarithm=logarithm)
     graph = to_onnx(network, spec)
     check_graph(graph)
     session = onnxruntime.InferenceSession(graph)
@@ -71,10 +72,11 @@ def test_onnx_equals_torch_in_any_batch(name, spec):
         np.testing.assert_allclose(found, score_windows(network, pictures[:batch]), rtol=RTOL, atol=ATOL)
 
 
+@pytest.mark.parametrize("logarithm", [False, True])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_level_does_not_reach_the_network(name):
+def test_level_does_not_reach_the_network(name, logarithm):
     spec = SPECS["2 s"]
-    network = network_of(name, spec)
+    network = network_of(name, spec, logarithm=logarithm)
     pictures = np.abs(np.random.default_rng(0).standard_normal((4, *spec.shape), dtype=np.float32))
     expected = score_windows(network, pictures)
     for gain in (1e-6, 0.1, 10.0, 1e6):

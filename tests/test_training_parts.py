@@ -102,8 +102,18 @@ def test_the_band_holds_what_differs(tones_hz):
     rng = np.random.default_rng(0)
     clips = [made(f"p{i}", True, clip(Signature(tones_hz), 0, 1.0, 16_000, rng), 16_000) for i in range(20)]
     clips += [made(f"n{i}", False, clip(random_negative(rng), 0, 1.0, 16_000, rng), 16_000) for i in range(20)]
-    low, high = choose.choose_band(clips, 1.0).value
+    seen = choose.survey(clips, 1.0)
+    assert not seen.coloured
+    low, high = choose.choose_band(seen).value
     assert low <= min(tones_hz) < max(tones_hz) <= high
+
+
+def test_a_coloured_background_is_looked_at_whole():
+    rng = np.random.default_rng(0)
+    clips = [made(f"{i}", i % 2 == 0, np.cumsum(rng.standard_normal(8000))) for i in range(12)]
+    seen = choose.survey(clips, 1.0)
+    assert seen.coloured
+    assert choose.choose_band(seen).value == (8.0, 3600.0)
 
 
 @pytest.mark.parametrize("window_s", [0.5, 0.625, 1.0, 1.375, 2.0, 10.0])

@@ -62,7 +62,7 @@ def fit_clips(request: BinaryRequest, clips: list[Clip], say: Say, skipped: Skip
     DetectdError
     """
     skipped = skipped or Skipped()
-    spec, clips = _spec(request, clips, skipped, say)
+    spec, clips, logarithm = _look(request, clips, skipped, say)
     for line in skipped.summary():
         say(line)
     check_enough(clips)
@@ -71,6 +71,7 @@ def fit_clips(request: BinaryRequest, clips: list[Clip], say: Say, skipped: Skip
         backbone=AUTO["binary"] if request.backbone == "auto" else request.backbone,
         label=request.label or _label(clips) or request.out.stem,
         spec=spec,
+        logarithm=logarithm,
         options=request.options,
         notes={"skipped_files": len(skipped.lines) + skipped.n_copies} | request.notes,
     )
@@ -109,7 +110,10 @@ def _read(request: BinaryRequest, skipped: Skipped) -> list[Clip]:
     return clips
 
 
-def _spec(request: BinaryRequest, clips: list[Clip], skipped: Skipped, say: Say) -> tuple[FeatureSpec, list[Clip]]:
+def _look(
+    request: BinaryRequest, clips: list[Clip], skipped: Skipped, say: Say
+) -> tuple[FeatureSpec, list[Clip], bool]:
+    """Features, the clips long enough for them, and whether the network takes logarithms."""
     if request.window_s is None:
         window = choose.choose_window(clips)
         say(window.reason)
@@ -117,14 +121,17 @@ def _spec(request: BinaryRequest, clips: list[Clip], skipped: Skipped, say: Say)
     else:
         window_s = request.window_s
     clips = long_enough(clips, window_s, skipped)
+    seen = choose.survey(clips, window_s)
     if request.band_hz is None:
-        band = choose.choose_band(clips, window_s)
+        band = choose.choose_band(seen)
         say(band.reason)
         band_hz = band.value[0], band.value[1]
     else:
         choose.check_band(clips, *request.band_hz)
         band_hz = request.band_hz
-    return choose.picture_spec(band_hz, window_s), clips
+    if seen.coloured:
+        say(f"logarithm of the amplitudes: the background is coloured, {seen.spread_db:.0f} dB from quiet bins to loud")
+    return choose.picture_spec(band_hz, window_s), clips, seen.coloured
 
 
 def _label(clips: list[Clip]) -> str | None:

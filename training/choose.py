@@ -18,11 +18,11 @@ MIN_WINDOW_S, MAX_WINDOW_S = 0.5, 10.0
 SURVEY_TOP_HZ = 4000.0
 LOWEST_HZ = 8.0
 """Two rows of a 4 Hz picture: below is the offset of the converter and its leakage."""
-FALLBACK_TOP_HZ = 992.0
+USUAL_TOP_HZ = 992.0
 MARGIN_HZ = 64.0
-MIN_WIDTH_HZ = 400.0
-SIGNIFICANT = 4.0
-"""Standard errors. Of 1000 bins without any difference about one in 16 surveys has a bin that reaches it."""
+SIGNIFICANT = 5.0
+"""Standard errors. Of 750 bins without any difference about one survey in 1000 has a bin that reaches it."""
+COLOURED_DB = 12.0
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +33,29 @@ class Choice:
 
     value: tuple[float, ...]
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A first look at all clips over a wide band.
+
+    Attributes
+    ----------
+    frequencies_hz, difference : ndarray, shape (n_bins,)
+        Welch's t between the classes' mean log spectra, level taken out.
+    spread_db : float
+        How far the mean spectrum of a clip reaches from its quiet bins to its loud ones (5 % to 95 %), in the median
+        clip: 6 dB for white noise, also with tones; 20 dB and more for most recordings.
+    """
+
+    frequencies_hz: Floats
+    difference: Floats
+    spread_db: float
+
+    @property
+    def coloured(self) -> bool:
+        """Whether the background is far from even along the band."""
+        return self.spread_db > COLOURED_DB
 
 
 def choose_window(clips: Sequence[Clip]) -> Choice:
@@ -78,51 +101,45 @@ def check_band(clips: Sequence[Clip], low_hz: float, high_hz: float) -> None:
         )
 
 
-def choose_band(clips: Sequence[Clip], window_s: float) -> Choice:
-    """Take the band in which the mean spectra of the two classes differ by more than chance.
-
-    For each clip the logarithm of its mean amplitude spectrum, less its median (level is no cue); for each bin the
-    difference of the class means in standard errors (Welch's t). Bins beyond `SIGNIFICANT` count with their square;
-    the band holds all but the outermost 1 % of the sum on either side, and a margin.
-    """
+def survey(clips: Sequence[Clip], window_s: float) -> Survey:
+    """Look at every clip from `LOWEST_HZ` to `SURVEY_TOP_HZ`, or as far as the slowest recording goes."""
     top_hz = min(SURVEY_TOP_HZ, 0.45 * min(clip.rate_hz for clip in clips))
     spec = picture_spec((LOWEST_HZ, top_hz), window_s)
-    weight = np.square(_difference(clips, spec))
-    weight[weight < SIGNIFICANT**2] = 0
-    looked = f"(looked at {LOWEST_HZ:g}-{top_hz:g} Hz)"
-    if not weight.any():
-        band = (LOWEST_HZ, min(FALLBACK_TOP_HZ, top_hz))
-        return Choice(
-            band, f"band {band[0]:g}-{band[1]:g} Hz: the usual one; no bin alone tells the classes apart {looked}"
-        )
-    share = np.cumsum(weight) / weight.sum()
-    first, last = spec.frequencies_hz[[np.searchsorted(share, 0.01), np.searchsorted(share, 0.99)]]
-    band = _widened(first, last, top_hz)
-    return Choice(
-        band, f"band {band[0]:g}-{band[1]:g} Hz: holds what tells the mean spectra of the classes apart {looked}"
-    )
-
-
-def _widened(first_hz: float, last_hz: float, top_hz: float) -> tuple[float, float]:
-    margin = max(MARGIN_HZ, (MIN_WIDTH_HZ - (last_hz - first_hz)) / 2)
-    low = max(LOWEST_HZ, math.floor((first_hz - margin) / 4) * 4)
-    high = min(top_hz, max(math.ceil((last_hz + margin) / 4) * 4, low + MIN_WIDTH_HZ))
-    return float(low), float(high)
-
-
-def _difference(clips: Sequence[Clip], spec: FeatureSpec) -> Floats:
-    """Welch's t of the clips' level-free log spectra, shape (n_bins,)."""
-    windows = cut_windows(clips, spec, hop_s=spec.window_s)
+    windows = cut_windows(clips, spec, hop_s=window_s)
     spectra = windows.pictures.mean(axis=1, dtype=np.float64)
-    owners = np.unique(windows.clip)
-    per_clip = np.stack([spectra[windows.clip == owner].mean(axis=0) for owner in owners])
+    per_clip = np.stack([spectra[windows.clip == number].mean(axis=0) for number in range(len(clips))])
     logs = np.log(per_clip + 1e-12)
+    quiet, loud = np.quantile(logs, [0.05, 0.95], axis=1)
     logs -= np.median(logs, axis=1, keepdims=True)
-    positive = np.array([clips[owner].positive for owner in owners])
+    positive = np.array([clip.positive for clip in clips])
     ours, theirs = logs[positive], logs[~positive]
     error = np.sqrt(ours.var(axis=0) / len(ours) + theirs.var(axis=0) / len(theirs))
-    difference: Floats = (ours.mean(axis=0) - theirs.mean(axis=0)) / (error + 1e-9)
-    return difference
+    difference = (ours.mean(axis=0) - theirs.mean(axis=0)) / (error + 1e-9)
+    return Survey(spec.frequencies_hz, difference, float(np.median(loud - quiet) * 20 / np.log(10)))
+
+
+def choose_band(seen: Survey) -> Choice:
+    """Take the usual band, and more where more tells the classes apart.
+
+    With an even background (tones in noise) that is up to the highest bin where the classes' mean spectra differ by
+    more than `SIGNIFICANT`. With a coloured one it is everything: what tells such sounds apart lies in many bins, none
+    of which need stand out.
+    """
+    top_hz = float(seen.frequencies_hz[-1])
+    looked = f"(looked at {LOWEST_HZ:g}-{top_hz:g} Hz)"
+    if seen.coloured:
+        reason = f"all that was looked at, for the background is coloured ({seen.spread_db:.0f} dB)"
+        return Choice((LOWEST_HZ, top_hz), f"band {LOWEST_HZ:g}-{top_hz:g} Hz: {reason}")
+    high_hz = min(USUAL_TOP_HZ, top_hz)
+    beyond = seen.frequencies_hz[(np.abs(seen.difference) > SIGNIFICANT) & (seen.frequencies_hz > high_hz)]
+    if not len(beyond):
+        return Choice(
+            (LOWEST_HZ, high_hz), f"band {LOWEST_HZ:g}-{high_hz:g} Hz: nothing beyond tells the classes apart {looked}"
+        )
+    high_hz = min(top_hz, float(np.ceil((beyond[-1] + MARGIN_HZ) / 4) * 4))
+    return Choice(
+        (LOWEST_HZ, high_hz), f"band {LOWEST_HZ:g}-{high_hz:g} Hz: up to what tells the classes apart {looked}"
+    )
 
 
 def picture_spec(band_hz: tuple[float, float], window_s: float) -> FeatureSpec:

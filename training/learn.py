@@ -38,6 +38,7 @@ class Plan:
     backbone: str
     label: str
     spec: FeatureSpec
+    logarithm: bool
     options: FitOptions
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -73,7 +74,7 @@ def learn(clips: list[Clip], plan: Plan) -> Learnt:
     # One thread: the networks are too small to gain from more, and sums keep their order.
     torch.set_num_threads(1)
     torch.manual_seed(plan.options.seed)
-    network = BACKBONES[plan.backbone](*plan.spec.shape)
+    network = BACKBONES[plan.backbone](*plan.spec.shape, logarithm=plan.logarithm)
     with stop_on_interrupt() as stop:  # to the end: what training found is not lost to a late Ctrl-C
         result = fit_network(network, parts.train, parts.held_out, plan.options, stop)
         scores, positive = parts.held_out.clip_scores(score_windows(network, parts.held_out.pictures))
@@ -130,6 +131,7 @@ def _provenance(plan: Plan, parts: Parts, result: FitResult) -> dict[str, Any]:
     return {
         "method": "binary",
         "backbone": plan.backbone,
+        "logarithm": plan.logarithm,
         "options": asdict(plan.options),
         "result": asdict(result),
         "clips": {name: len(clips) for name, clips in of.items()},

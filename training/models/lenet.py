@@ -19,9 +19,9 @@ DENSE = (120, 84)
 class LeNet(nn.Module):
     """Windows (B, n_frames, n_bins) of at least 4 frames and 16 bins to logits (B,)."""
 
-    def __init__(self, n_frames: int, n_bins: int) -> None:
+    def __init__(self, n_frames: int, n_bins: int, *, logarithm: bool) -> None:
         super().__init__()
-        self.normalise = NormaliseWindow()
+        self.normalise = NormaliseWindow(logarithm)
         self.convolutions = nn.Sequential(
             nn.Conv2d(1, MAPS[0], KERNEL, padding=KERNEL // 2),
             nn.Tanh(),

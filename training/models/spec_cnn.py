@@ -28,10 +28,10 @@ class SpecCnnConfig:
 class SpecCnn(nn.Module):
     """Windows (B, n_frames, n_bins) of at least 7 frames and 3 bins to logits (B,)."""
 
-    def __init__(self, n_frames: int, n_bins: int, config: SpecCnnConfig | None = None) -> None:
+    def __init__(self, n_frames: int, n_bins: int, *, logarithm: bool, config: SpecCnnConfig | None = None) -> None:
         super().__init__()
         config = config or SpecCnnConfig()
-        self.normalise = NormaliseWindow()
+        self.normalise = NormaliseWindow(logarithm)
         layers: list[nn.Module] = []
         inputs = 1
         for kernel, stride in zip(config.kernels, config.strides, strict=True):
