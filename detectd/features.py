@@ -63,7 +63,11 @@ class AnalysisAudio:
 
     def remove(self, slot: int) -> None:
         """Forget a stream; its slot is used again."""
-        self._resamplers[self._rates.pop(slot)].remove(slot)
+        rate_hz = self._rates.pop(slot)
+        self._resamplers[rate_hz].remove(slot)
+        # A sender chooses its rate anew with every epoch: filters that nobody needs must not pile up.
+        if rate_hz not in self._rates.values():
+            del self._resamplers[rate_hz]
         self._free.append(slot)
 
     def reset(self, slot: int) -> None:
