@@ -281,6 +281,18 @@ def test_a_line_spectrum_shows_a_tone_at_its_frequency(rate_hz, tone_hz):
     assert window.max() > 100
 
 
+def test_filters_are_forgotten_with_the_last_stream_of_their_rate():
+    """A sender may change its rate with every epoch."""
+    audio = AnalysisAudio(240, 80.0, 1.0)
+    stays = audio.add(480)
+    for rate_hz in range(200, 500):
+        audio.remove(audio.add(rate_hz))
+    assert list(audio._resamplers) == [480]
+    audio.push([(stays, [noise(480)], 1.0)])
+    audio.flush(stays)
+    assert audio.history.end(stays) == 240
+
+
 @SPECS
 def test_masked_tones_are_gone_and_nothing_else(spec):
     masked_hz, other_hz = 300.0, 612.0
