@@ -74,7 +74,7 @@ def test_samples_come_out_as_they_went_in(steps, capacity):
                 assert kind is Break.GAP or kind is kinds.pop(0)
             assert not kinds
         else:
-            first_sample = 1000 * (put_at + n + 1) if what == "resync" else 0
+            first_sample = put_at + 10**6 + n if what == "resync" else 0
             backlog.mark(Mark(KINDS[what], n if what == "gap" else 0, first_sample))
             queue.append(KINDS[what])
             put_at = first_sample or put_at + (n if what == "gap" else 0)
