@@ -130,10 +130,11 @@ def recording_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if not options.quick:
         tasks += [real.one_class_of(options.data, label) for label in ("helicopter", "chainsaw")]
     for folds in tasks:
-        for backbone in BACKBONES if len(folds) == 1 else BACKBONES[:1]:
+        whole = len(folds) == 1 and not options.quick
+        for backbone in BACKBONES if whole else BACKBONES[:1]:
             results = []
             for fold, task in enumerate(folds):
-                for seed in range(options.seeds if len(folds) == 1 else 1):
+                for seed in range(options.seeds if whole else 1):
                     say(f"recordings: {task.name}, {backbone}, fold {fold + 1} of {len(folds)}, seed {seed}")
                     results += real.run(task, backbone, seed)
             yield from by_detector(results, with_template=backbone == BACKBONES[0])

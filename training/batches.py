@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.data import Windows
 
-MIN_HALF_EPOCH, MAX_HALF_EPOCH = 250, 5000
+MIN_HALF_EPOCH, MAX_HALF_EPOCH = 250, 1000
 """Windows of each class in an epoch: a small set is gone through more than once (the paper's epochs had 500 windows),
 of a large one each epoch sees a part."""
 

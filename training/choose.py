@@ -145,9 +145,9 @@ def choose_band(seen: Survey) -> Choice:
 def picture_spec(band_hz: tuple[float, float], window_s: float) -> FeatureSpec:
     """Make the picture of a band: 4 Hz rows (8 Hz in windows below 1 s), half-overlapping frames.
 
-    The analysis rate is about 2.8 times the band's upper end: nearer to twice, the anti-alias filter grows long,
-    further away the transform does. It is a multiple of 400 Hz, of which the usual rates are short ratios.
+    The analysis rate is three times the band's upper end or somewhat more: nearer to twice, the anti-alias filter grows
+    long, further away the transform does. It is a multiple of 1200 Hz, of which all usual rates are short ratios.
     """
     frame_s = 0.25 if window_s >= 1 else 0.125
-    rate_hz = 400 * math.ceil(2.8 * band_hz[1] / 400)
+    rate_hz = 1200 * math.ceil(3 * band_hz[1] / 1200)
     return FeatureSpec("stft", *band_hz, rate_hz, window_s, frame_s, frame_s / 2)
