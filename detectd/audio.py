@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_RATE_HZ, MAX_RATE_HZ = 100, 768_000
+MIN_RATE_HZ, MAX_RATE_HZ = 100, 192_000
 MAX_CHANNELS = 64
 MAX_BLOCK_S = 10
 

@@ -310,9 +310,12 @@ class Engine:
                 feed.slots[audio] = audio.add(mark.rate_hz)
             views[spec] = (self._features[spec], feed.slots[audio])
         feed.views = list(views.values())
+        begun = {watch.detector.name: watch.events for watch in feed.watches}
         feed.watches = [
             Watch(detector, feed.stream, [views[spec] for spec in detector.specs], mark.rate_hz) for detector in able
         ]
+        for watch in feed.watches:
+            watch.events = begun.get(watch.detector.name, 0)
         feed.quantum = max(1, int(MAX_PUSH_S * mark.rate_hz))
         longest_s = max((spec.window_s for spec in views), default=0.0)
         feed.keep_samples = int((longest_s + 2 * MAX_PUSH_S) * mark.rate_hz)
