@@ -55,7 +55,7 @@ def _run(work: Work, pipe: Connection) -> None:
 
     torch.set_num_threads(1)
     spec = work.spec
-    model = SpecCnn(spec.n_frames, spec.n_bins).eval()
+    model = SpecCnn(spec.n_frames, spec.n_bins, logarithm=False).eval()  # without the logarithm: the cheaper one
     n_fft, hop = round(spec.frame_s * RATE_HZ), round(spec.frame_hop_s * RATE_HZ)
     first = round(spec.frequencies_hz[0] * n_fft / RATE_HZ)
     rng = np.random.default_rng(0)

@@ -24,8 +24,8 @@ LATENCY_LIMIT_S = 0.5
 PACE_LIMIT_S = 0.1
 """A generator later than this, in 1 % of its messages, did not offer what it should have."""
 
-SETTLE_S = 2.5
-"""After the ramp: the first window of every stream and what it does to the caches."""
+SETTLE_S = 5.0
+"""After the ramp: the first window of every stream, and memory that is touched for the first time."""
 
 SCRAPE_S = 5.0
 _SUM = "detectd_audio_{}_total"
