@@ -21,7 +21,7 @@ from detectd.stream_config import (
     ZmqStream,
     read_stream,
 )
-from detectd.toml_table import NOT_NEGATIVE, POSITIVE, Range, Table, read_toml, shown
+from detectd.toml_table import DURATION_S, POSITIVE, POSITIVE_DURATION_S, Range, Table, read_toml, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -98,9 +98,6 @@ class DetectorConfig:
     threshold: float | None
     min_duration_s: float
     hold_s: float
-
-    def watches(self, stream_id: str) -> bool:
-        return any(matches(stream_id, pattern) for pattern in self.streams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +221,12 @@ def _detector(table: Table, folder: Path) -> DetectorConfig:
         name=_detector_name(table),
         bundle=folder / table.text("bundle", ""),
         streams=_globs(table, "streams"),
-        hop_s=table.number("hop_s", 0.25, POSITIVE),
+        hop_s=table.number("hop_s", 0.25, POSITIVE_DURATION_S),
         alarm_on=_alarm_on(table),
         false_alarms_per_day=table.optional_number("false_alarms_per_day", POSITIVE),
         threshold=table.optional_number("threshold"),
-        min_duration_s=table.number("min_duration_s", 0.5, NOT_NEGATIVE),
-        hold_s=table.number("hold_s", 2.0, NOT_NEGATIVE),
+        min_duration_s=table.number("min_duration_s", 0.5, DURATION_S),
+        hold_s=table.number("hold_s", 2.0, DURATION_S),
     )
 
 

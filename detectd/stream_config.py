@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from detectd.toml_table import NOT_NEGATIVE, POSITIVE, Range, Table, shown
+from detectd.toml_table import DURATION_S, POSITIVE, POSITIVE_DURATION_S, Range, Table, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +15,7 @@ MAX_STREAM_ID_BYTES = 32  # the wire's field
 MAX_PATTERN_BYTES = 64
 GLOB = r"[A-Za-z0-9._/*?!\[\]-]+"
 RATE_HZ = Range(8_000, 192_000)
+SPEED = Range(0.001, 10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,9 @@ def _device(table: Table) -> DeviceStream:
 def _file(table: Table, folder: Path) -> FileStream:
     table.require("path")
     loop = table.flag("loop", default=False)
-    speed = table.number("speed", 1.0, NOT_NEGATIVE)
+    speed = table.number("speed", 1.0)
+    if speed and speed not in SPEED:
+        table.refuse("speed", f"0 (as fast as it is accepted) or a number {SPEED}")
     if loop and speed == 0:
         table.refuse("speed", "a number above 0 while loop = true, or the file would be sent without a pause for ever")
     return FileStream(
@@ -147,13 +150,16 @@ def _file(table: Table, folder: Path) -> FileStream:
 
 def _synthetic(table: Table) -> SyntheticStream:
     rate_hz = table.integer("rate_hz", 44_100, RATE_HZ)
+    tones_hz = table.numbers("tones_hz", POSITIVE)
+    if any(hz >= rate_hz / 2 for hz in tones_hz):
+        table.refuse("tones_hz", f"a list of numbers, each above 0 and below half of rate_hz, {rate_hz / 2:g}")
     return SyntheticStream(
         id=table.text("id", ""),
         mask_hz=_mask(table),
-        tones_hz=table.numbers("tones_hz", Range(0, rate_hz / 2, above=True)),
+        tones_hz=tones_hz,
         snr_db=table.number("snr_db", -10.0, Range(-100, 100)),
-        on_s=table.number("on_s", 6.0, POSITIVE),
-        off_s=table.number("off_s", 10.0, NOT_NEGATIVE),
+        on_s=table.number("on_s", 6.0, POSITIVE_DURATION_S),
+        off_s=table.number("off_s", 10.0, DURATION_S),
         rate_hz=rate_hz,
         seed=table.integer("seed", 0, Range(0, 2**63 - 1)),
     )

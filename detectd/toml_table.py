@@ -112,7 +112,8 @@ class Range:
 
     def __str__(self) -> str:
         if math.isfinite(self.low) and math.isfinite(self.high):
-            return f"from {self.low:g} to {self.high:g}"
+            span = f"above {self.low:g} and at most" if self.above else f"from {self.low:g} to"
+            return f"{span} {self.high:g}"
         if math.isfinite(self.low):
             return f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
         return "that is finite"
@@ -120,7 +121,8 @@ class Range:
 
 FINITE = Range()
 POSITIVE = Range(low=0, above=True)
-NOT_NEGATIVE = Range(low=0)
+DURATION_S = Range(0, 86_400)
+POSITIVE_DURATION_S = Range(0, 86_400, above=True)
 
 
 @dataclass(frozen=True, slots=True)
