@@ -20,6 +20,9 @@ from detectd.errors import DetectdError
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+_INTERRUPTED = 130
+_MAX_HOP_S = 86_400
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -97,14 +100,32 @@ def send(files: tuple[str, ...], stream_id: str, endpoint: str, speed: float, st
     WAV, FLAC and OGG. A file of several channels becomes the streams ID/0, ID/1 and so on. Files of one rate and
     channel count follow on each other in one epoch; any other begins a new one.
     """
+    stop = _stopped_by_signal()
     from detectd.send import send_files
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     n_sent = send_files([Path(file) for file in files], stream_id, endpoint, speed, start_time, stop)
     click.echo(f"{'stopped' if stop.is_set() else 'sent'}: {n_sent} samples of each channel", err=True)
-    sys.exit(130 if stop.is_set() else 0)
+    sys.exit(_INTERRUPTED if stop.is_set() else 0)
+
+
+def _stopped_by_signal() -> threading.Event:
+    """Return an event that the first SIGINT or SIGTERM sets; the second ends the process.
+
+    Call it before there are other threads. A thread waits for the signals, because an event that is set by a handler
+    hangs where the handler interrupts a wait for that same event.
+    """
+    stop = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def wait() -> None:
+        signal.sigwait(numbers)
+        stop.set()
+        signal.sigwait(numbers)
+        os._exit(_INTERRUPTED)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+    return stop
 
 
 @main.command()
@@ -143,8 +164,8 @@ def score(files: tuple[str, ...], bundle: str, hop_s: float, as_json: bool) -> N
     from detectd.score import print_scores
     from detectd.scoring import open_detector_bundle
 
-    if not 0 < hop_s < float("inf"):
-        raise DetectdError(f"--hop {hop_s}: expected a number of seconds above 0")
+    if not 0 < hop_s <= _MAX_HOP_S:
+        raise DetectdError(f"--hop {hop_s}: expected a number of seconds above 0 and at most {_MAX_HOP_S}")
     sys.exit(print_scores(files, open_detector_bundle(bundle), hop_s, as_json=as_json))
 
 

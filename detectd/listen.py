@@ -30,6 +30,7 @@ class Listener:
             self._socket.subscribe(prefix)
         self._topic = topic
         self._run_id = ""
+        self._told = False  # by a heartbeat, where the topics stand
         self._seq: dict[str, int] = {}
         self._heard_s = time.monotonic()
         connect(self._socket, endpoint, "--from")
@@ -60,24 +61,24 @@ class Listener:
             yield message, None
 
     def _check(self, topic: str, message: dict[str, Any]) -> list[str]:
-        """Follow the numbers on a topic; a first message that is not number 1 is no loss, only a late start."""
+        """Follow the numbers on a topic; before the first heartbeat, a high number is no loss, only a late start."""
         self._meet(message["run_id"])
-        missed = message["seq"] - self._seq.get(topic, message["seq"] - 1) - 1
+        missed = message["seq"] - self._seq.get(topic, 0 if self._told else message["seq"] - 1) - 1
         self._seq[topic] = message["seq"]
         return [f"missed {missed} messages on {topic}"] if missed > 0 else []
 
     def _missed(self, heartbeat: dict[str, Any]) -> list[str]:
         """Compare with the numbers of a heartbeat, which shows the loss of a topic's last messages as well."""
-        first = self._run_id == ""
         self._meet(heartbeat["run_id"])
         notices = []
         for topic, seq in heartbeat["seq"].items():
             if not topic.startswith(self._topic):
                 continue
-            known = seq if first else self._seq.get(topic, 0)
+            known = self._seq.get(topic, 0 if self._told else seq)
             if seq > known:
                 notices.append(f"missed {seq - known} messages on {topic}")
             self._seq[topic] = max(seq, known)
+        self._told = True
         return notices
 
     def _meet(self, run_id: str) -> None:

@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import logging.handlers
+import os
 import queue
 import sys
+import threading
 from collections.abc import Iterator
 
 from detectd.event import Event
@@ -14,6 +16,7 @@ LOG = logging.getLogger("detectd")
 
 
 _WAITING_LINES = 10_000
+_STOP_S = 1.0
 
 
 class _DroppingHandler(logging.handlers.QueueHandler):
@@ -27,19 +30,33 @@ class _DroppingHandler(logging.handlers.QueueHandler):
 @contextlib.contextmanager
 def to_stderr() -> Iterator[None]:
     """Log to stderr, one line a message, local time, from a thread of its own."""
-    waiting: queue.Queue[logging.LogRecord] = queue.Queue(_WAITING_LINES)
-    writer = logging.StreamHandler(sys.stderr)
-    writer.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"))
+    waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_WAITING_LINES)
     handler = _DroppingHandler(waiting)
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
-    listener = logging.handlers.QueueListener(waiting, writer)
-    listener.start()
+    writer = threading.Thread(target=_write, args=(waiting, sys.stderr.fileno()), name="log", daemon=True)
+    writer.start()
     try:
         yield
     finally:
-        listener.stop()
         LOG.removeHandler(handler)
+        # What a terminal takes by then is written; one that takes nothing does not keep the process.
+        with contextlib.suppress(queue.Full):
+            waiting.put(None, timeout=_STOP_S)
+            writer.join(_STOP_S)
+
+
+def _write(waiting: queue.Queue[logging.LogRecord | None], fd: int) -> None:
+    """Write lines until told to stop.
+
+    Past `sys.stderr`, whose lock would be held while a write does not return, and which exiting would wait for.
+    """
+    form = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
+    while (record := waiting.get()) is not None:
+        line = f"{form.format(record)}\n".encode(errors="backslashreplace")
+        with contextlib.suppress(OSError):
+            while line:
+                line = line[os.write(fd, line) :]
 
 
 def event_line(event: Event) -> str:

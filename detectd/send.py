@@ -18,6 +18,7 @@ from detectd.audio import SampleFormat, encode
 from detectd.clips import check_rate, unreadable
 from detectd.errors import SourceError
 from detectd.sockets import Context, Socket, connect
+from detectd.stream_config import SPEED
 from detectd.wire import Flag, Header, is_stream_id, pack
 
 BLOCK_S = 0.1
@@ -131,9 +132,18 @@ class AudioFile:
         )
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """The file in blocks, each shape ``(n, channels)``."""
+        """The file in blocks, each shape ``(n, channels)``.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read any more.
+        """
         length = max(1, round(BLOCK_S * self.rate_hz))
-        yield from soundfile.blocks(self.path, blocksize=length, dtype="float32", always_2d=True)
+        try:
+            yield from soundfile.blocks(self.path, blocksize=length, dtype="float32", always_2d=True)
+        except (OSError, RuntimeError) as error:
+            raise unreadable(self.path, error) from error
 
 
 class _Progress:
@@ -173,13 +183,13 @@ def send_files(
     Raises
     ------
     SourceError
-        If a file cannot be read, the id does not fit the wire, or the time or endpoint makes no sense; nothing has
-        been sent then.
+        If a file cannot be read, the id does not fit the wire, or speed, time or endpoint make no sense. Nothing has
+        been sent then, unless a file became unreadable on the way.
     """
     if not is_stream_id(stream_id):
         raise SourceError(f"--stream {stream_id!r}: expected 1 to 32 of A-Z a-z 0-9 . _ / -")
-    if not speed >= 0:
-        raise SourceError(f"--speed {speed}: expected 0 (as fast as accepted) or more")
+    if speed and speed not in SPEED:
+        raise SourceError(f"--speed {speed:g}: expected 0 (as fast as accepted) or a number {SPEED}")
     files = [AudioFile(path) for path in paths]
     start_utc_ns = _utc_ns(start_time) if start_time else 0
     context: Context = zmq.Context()
@@ -189,18 +199,19 @@ def send_files(
     # Nothing counts as sent before there is somebody to send it to.
     socket.setsockopt(zmq.IMMEDIATE, 1)
     progress = _Progress(endpoint, sum(file.n_samples / file.rate_hz for file in files))
-    n_sent = 0
+    n_sent = elapsed_ns = 0
     try:
         connect(socket, endpoint, "--to")
         for alike, group in groupby(files, lambda file: (file.rate_hz, file.channels, file.sample_format)):
             rate_hz, channels, sample_format = alike
-            began_ns = start_utc_ns and start_utc_ns + n_sent * 1_000_000_000 // rate_hz
+            began_ns = start_utc_ns and start_utc_ns + elapsed_ns
             sender = Sender(socket, stream_id, rate_hz, sample_format, stop, began_ns)
             sender.on_wait = progress.waiting
             blocks = progress.over(chain.from_iterable(file.blocks() for file in group), rate_hz)
             if sender.play(blocks, speed):
                 sender.end(channels)
             n_sent += sender.sent_samples
+            elapsed_ns += sender.sent_samples * 1_000_000_000 // rate_hz
     finally:
         # What was accepted goes out, unless the daemon is not there.
         socket.close(linger=_LINGER_MS)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from detectd.audio import SampleFormat
 from detectd.config import Config, DeviceStream, FileStream, StreamConfig, SyntheticStream
-from detectd.errors import ConfigError
+from detectd.errors import ConfigError, SourceError
 from detectd.ingest import LOCAL_ENDPOINT
+from detectd.log import LOG
 from detectd.plan import file_of
 from detectd.send import BLOCK_S, AudioFile, Sender
 from detectd.sockets import Context
@@ -26,7 +27,7 @@ class LocalSources:
     Raises
     ------
     ConfigError
-        If a file cannot be played or a tone does not fit its rate.
+        If a source cannot be had.
     """
 
     def __init__(self, context: Context, config: Config) -> None:
@@ -64,12 +65,13 @@ class LocalSources:
         with self._context.socket(zmq.PUSH) as socket:
             socket.connect(LOCAL_ENDPOINT)
             sender = Sender(socket, stream.id, file.rate_hz, file.sample_format, self._stop)
-            while sender.play(file.blocks(), stream.speed):
-                if not stream.loop:
-                    sender.end(file.channels)
-                    return
-                # The end of the file is not followed by its beginning in any real sound.
-                sender.send(np.empty((0, file.channels), np.float32), Flag.DISCONTINUITY)
+            try:
+                while sender.play(file.blocks(), stream.speed) and stream.loop:
+                    # The end of the file is not followed by its beginning in any real sound.
+                    sender.send(np.empty((0, file.channels), np.float32), Flag.DISCONTINUITY)
+            except SourceError as error:
+                LOG.error("stream %s ends: %s", stream.id, error)
+            sender.end(file.channels)
 
 
 def synthetic_blocks(stream: SyntheticStream) -> Iterator[NDArray[np.float32]]:
@@ -106,13 +108,10 @@ def check_source(path: Path, stream: StreamConfig) -> None:
     ConfigError
         Naming the configuration `path`, the stream and the key.
     """
-    where = f"{path}: stream '{stream.id}'"
     if isinstance(stream, DeviceStream):
-        raise ConfigError(f'{where}: source = "device" comes with the next version; accepted: zmq, file, synthetic')
-    if isinstance(stream, SyntheticStream) and stream.tones_hz and max(stream.tones_hz) >= stream.rate_hz / 2:
-        half_hz = stream.rate_hz / 2
         raise ConfigError(
-            f"{where}: tones_hz has {max(stream.tones_hz):g}, expected below half of rate_hz, {half_hz:g}"
+            f"{path}: stream '{stream.id}': "
+            'source = "device" comes with the next version; accepted: zmq, file, synthetic'
         )
     if isinstance(stream, FileStream):
         file_of(path, stream)

@@ -13,16 +13,23 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import soundfile
+import zmq
 from daemon_process import BUNDLE, ENVIRONMENT, config, running
 from plain_wire import Push, Source, Subscriber
 from sounds import recording, write
 
 from detectd.config import load_config
+from detectd.errors import SourceError
+from detectd.listen import Listener
+from detectd.send import AudioFile, send_files
+from detectd.wire import blocks_of
 
 RATE_HZ = 8000
 MANIFEST = json.loads((BUNDLE / "manifest.json").read_text())
@@ -124,7 +131,7 @@ MISTAKES = {
     "score tampered": (["score", "good.wav", "--bundle", "tampered.detectd"], 3, ["tampered.detectd", "SHA-256"]),
     **{
         f"score hop {hop}": (["score", "good.wav", *SCORE, "--hop", hop], 1, ["--hop", hop, "above 0"])
-        for hop in ("0", "-1", "nan", "inf")
+        for hop in ("0", "-1", "nan", "inf", "1e+308")
     },
     "send missing": (["send", "missing.wav", *SEND], 1, ["missing.wav", "No such file"]),
     "send text": (["send", "text.wav", *SEND], 1, ["text.wav", "WAV, FLAC or OGG"]),
@@ -132,6 +139,10 @@ MISTAKES = {
     "send bad id": (["send", "good.wav", "--stream", "a b"], 1, ["--stream", "'a b'", "A-Z a-z 0-9"]),
     "send nowhere": (["send", "good.wav", "--stream", "a", "--to", "here"], 1, ["--to", "here", "tcp://127.0.0.1"]),
     "send backwards": (["send", "good.wav", *SEND, "--speed", "-1"], 1, ["--speed", "-1", "0 (as fast as accepted)"]),
+    **{
+        f"send at {speed}": (["send", "good.wav", *SEND, "--speed", speed], 1, ["--speed", "from 0.001 to 10000"])
+        for speed in ("nan", "inf", "1e-9")
+    },
     "send untimely": (["send", "good.wav", *SEND, "--start-time", "noon"], 1, ["--start-time", "'noon'", "RFC 3339"]),
     "listen nowhere": (["listen", "--from", "here"], 1, ["--from", "here", "tcp://127.0.0.1"]),
     "inspect missing": (["bundle", "inspect", "none.detectd"], 3, ["none.detectd", "not found"]),
@@ -202,10 +213,14 @@ def test_what_is_no_command_gets_its_usage(folder, options):
 def test_what_the_samples_are_too_few_for_is_counted_by_the_daemon(folder, daemon):
     # The live twin of "score low rate".
     with Push(daemon.ingest) as push, Subscriber(daemon.events) as events:
-        push.send(Source("low", rate_hz=2000).next(np.zeros(2000)))
+        low = Source("low", rate_hz=2000)
+        push.send(low.next(np.zeros(1000)))
+        push.send(low.next(np.zeros(1000)))
         push.send(*Source("beside").blocks(recording(0, 3, 0)))
         events.wait_for("beside", "end")
     assert daemon.scrape().audio("rejected_samples_total", "low", reason="rate-too-low") == 2000
+    daemon.wait_for_line("stream low: refused, its detectors need at least")
+    assert daemon.stderr.count("stream low") == 1
 
 
 @pytest.mark.parametrize("command", HELP, ids=" ".join)
@@ -316,6 +331,100 @@ def test_the_good_files_are_scored_beside_the_bad(done):
     assert result.returncode == 1
     assert [line.split(":")[1].strip() for line in result.stderr.splitlines()] == ["text.wav", "empty.wav"]
     assert list(rows_of(result)) == ["window.wav"]
+
+
+@pytest.fixture
+def pull():
+    """A PULL socket on a free port, and its endpoint."""
+    with zmq.Context() as context, context.socket(zmq.PULL) as socket:
+        socket.linger, socket.rcvtimeo = 0, 10_000
+        yield socket, f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
+
+
+def test_capture_time_goes_on_where_the_rate_changes(folder, pull):
+    socket, endpoint = pull
+    files = [folder / name for name in ("good.wav", "48000.wav", "good.wav")]
+    send_files(files, "a", endpoint, 0, "2026-01-01T00:00:00Z", threading.Event())
+    headers = []
+    while sum(header.n_frames == 0 for header in headers) < len(files):  # each ends with an empty block
+        headers += [block.header for block in blocks_of([memoryview(socket.recv())])]
+    begin_ns = [header.t_first_utc_ns for header in headers if header.first_sample == 0]
+    assert np.diff(begin_ns).tolist() == [4 * 10**9] * 2
+
+
+def test_a_file_that_cannot_be_read_any_more_is_a_mistake_of_one_line(tmp_path):
+    path = write(tmp_path / "gone.wav", np.zeros(RATE_HZ))
+    file = AudioFile(path)
+    path.unlink()
+    with pytest.raises(SourceError, match=r"gone\.wav.*No such file"):
+        next(file.blocks())
+
+
+def test_send_stops_at_a_signal(folder, pull):
+    socket, endpoint = pull
+    command = [sys.executable, "-m", "detectd", "send", folder / "good.wav", "--stream", "a", "--to", endpoint]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as sender:
+        try:
+            socket.recv()
+            sender.send_signal(signal.SIGINT)
+            assert sender.wait(3) == 130
+            assert re.fullmatch(r"stopped: \d+ samples of each channel\n", sender.stderr.read())
+        finally:
+            sender.kill()
+
+
+def test_the_second_signal_ends_send_at_once(folder):
+    command = [sys.executable, "-m", "detectd", "send", folder / "good.wav", *SEND]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as sender:
+        try:
+            assert "waiting for" in sender.stderr.readline()  # for a daemon that is not there
+            sender.terminate()
+            sender.terminate()
+            assert sender.wait(3) == 130
+        finally:
+            sender.kill()
+
+
+def test_a_terminal_that_takes_no_lines_does_not_keep_the_process():
+    code = (
+        "from detectd import log\n"
+        "with log.to_stderr():\n"
+        "    for number in range(30_000):\n"
+        "        log.LOG.info('line %d', number)\n"
+        "    print('done', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "done\n"
+            began_s = time.monotonic()
+            assert process.wait(10) == 0
+            assert time.monotonic() - began_s < 4
+            assert "line 0\n" in process.stderr.readline()
+        finally:
+            process.kill()
+
+
+def test_listen_tells_of_the_first_messages_of_a_topic_too():
+    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+        socket.linger, socket.rcvtimeo = 0, 10_000
+        listener = Listener(f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}")
+        assert {socket.recv(), socket.recv()} == {b"\x01event/", b"\x01heartbeat"}
+        for topic, seq in (
+            ("event/a/x", 5),  # a late start
+            ("heartbeat", {"event/a/x": 5, "event/b/x": 7}),
+            ("event/b/x", 8),
+            ("event/c/x", 3),
+        ):
+            socket.send_multipart([topic.encode(), json.dumps({"run_id": "r", "seq": seq}).encode()])
+        heard = []
+        for _, notice in listener.follow():
+            heard.append(notice)
+            if len(heard) == 5:
+                break
+        listener.close()
+    assert heard == ["connected", None, None, "missed 2 messages on event/c/x", None]
 
 
 @pytest.fixture(scope="module")
