@@ -20,6 +20,9 @@ _MESSAGES_A_TURN = 256
 _MAX_MESSAGE_BYTES = 1 << 29
 """64 channels of 10 s at 192 kHz in 32 bits, the largest block of the contract, fit."""
 
+_WAITING_MESSAGES = 100
+"""Of each sender, in memory before they are read: they may be large, and what is not taken waits at the sender's."""
+
 _SILENCE_CHECK_S = 0.2
 _WAIT_S, _REST_S = 0.5, 1.0
 """While a backlog is crowded, nothing is read, so that ZeroMQ holds its sender back: a fast replay loses nothing.
@@ -69,7 +72,7 @@ class Ingest:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take what has arrived by now, as far as there is room, then close."""
+        """Read each socket once more, some hundred messages at most and no more than there is room for; then close."""
         self._stop.set()
         self._thread.join()
         for socket in self._sockets:
@@ -78,6 +81,7 @@ class Ingest:
     def _socket(self, context: Context, kind: int) -> Socket:
         socket = context.socket(kind)
         socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+        socket.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
         self._poller.register(socket, zmq.POLLIN)
         return socket
 

@@ -19,6 +19,9 @@ _LINGER_MS = 1000
 _MAX_SUBSCRIPTION_BYTES = 1024
 """Largest message a subscriber may send: subscriptions are short, and unlimited ones fill the memory."""
 
+_PING_MS, _PONG_MS = 5_000, 15_000
+"""A subscriber that stands still is let go, and with it the messages that wait for it."""
+
 
 class Publisher:
     """Publishes what it is given, in order, without ever holding up who gives.
@@ -53,6 +56,8 @@ class Publisher:
         self._socket = context.socket(zmq.PUB)
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_SUBSCRIPTION_BYTES)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _PING_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _PONG_MS)
         self.endpoint = bind(self._socket, endpoint, "publish.events")
         self._thread = threading.Thread(target=self._run, name="publisher")
 
