@@ -44,6 +44,7 @@ _GARBAGE_AFTER = 50_000
 milliseconds when thousands of streams have blocks waiting, and each search looks at all of those."""
 
 _STUCK_S = 5.0
+_STOP_CHECK_S = 0.2
 _WATCH_S = 0.5
 
 
@@ -63,7 +64,8 @@ class Daemon:
         self._engine = Engine(list(self._detectors.values()))
         self._metrics = Metrics(CollectorRegistry())
         self._context: Context = zmq.Context()
-        self._stop = threading.Event()
+        # A plain flag: an event that a signal handler sets can hang, where the handler interrupts a wait for it.
+        self._stopping = False
         self._exit_code = 0
         try:
             self._bind()
@@ -112,8 +114,11 @@ class Daemon:
             metrics.bundle_info.labels(detector.name, bundle.manifest.name, bundle.digest).set(1)
             # A counter that is there from the beginning shows its first step.
             metrics.windows.labels(detector.name)
+            metrics.windows_shed.labels(detector.name, "overload")
             for notice in notices(detector):
                 LOG.warning(notice)
+        for refusal in Refusal:
+            metrics.rejected_blocks.labels(refusal)
         metrics.config_last_reload_successful.set(1)
         metrics.config_last_reload_timestamp.set(time.time())
         self._publisher.start()
@@ -136,13 +141,25 @@ class Daemon:
         LOG.info("ready; stop with Ctrl-C")
 
     def _watch(self) -> None:
-        """Say when streams come and go."""
+        """Say when streams come and go, and which have a rate that none of their detectors can use."""
         up: dict[str, bool] = {}
-        while not self._stop.wait(_WATCH_S):
-            for stream in list(self._intake.streams.values()):
+        deaf: set[str] = set()
+        due_s = time.monotonic()
+        while not self._stopping:
+            time.sleep(_STOP_CHECK_S)
+            if time.monotonic() < due_s:
+                continue
+            due_s = time.monotonic() + _WATCH_S
+            streams = list(self._intake.streams.values())
+            for stream in streams:
                 if stream.up != up.get(stream.id, False):
                     LOG.info("stream %s: %s", stream.id, f"up, {stream.rate_hz} samples/s" if stream.up else "lost")
-                    up[stream.id] = stream.up
+                if stream.rejected[Refusal.RATE_TOO_LOW] and stream.id not in deaf:
+                    needed_hz = min(detector.min_rate_hz for detector in self._engine.detectors_of(stream.id))
+                    LOG.warning("stream %s: refused, its detectors need at least %d samples/s", stream.id, needed_hz)
+                    deaf.add(stream.id)
+            up = {stream.id: stream.up for stream in streams}
+            deaf &= up.keys()
 
     def _shut_down(self) -> None:
         LOG.info("stopping")
@@ -155,26 +172,22 @@ class Daemon:
         LOG.info("stopped")
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._stop.is_set():
+        if self._stopping:
             os._exit(1)
-        self._stop.set()
+        self._stopping = True
 
     def _on_crash(self, crash: threading.ExceptHookArgs) -> None:
         name = crash.thread.name if crash.thread else "a thread"
         LOG.critical("%s died, stopping", name, exc_info=crash.exc_value)
         self._exit_code = 1
-        self._stop.set()
+        self._stopping = True
 
     def _admit(self, stream_id: str, rate_hz: int, local: bool) -> Admission:
         settings = self.config.stream_for(stream_id)
         if settings is None or isinstance(settings, ZmqStream) == local:
             return Admission(known=False)
         watching = self._engine.detectors_of(stream_id)
-        deaf = [detector for detector in watching if rate_hz < detector.min_rate_hz]
-        for detector in deaf:
-            needed_hz = detector.min_rate_hz
-            LOG.warning("stream %s: %d samples/s, '%s' needs at least %d", stream_id, rate_hz, detector.name, needed_hz)
-        holds = not watching or len(deaf) < len(watching)
+        holds = not watching or any(rate_hz >= detector.min_rate_hz for detector in watching)
         return Admission(known=True, rate_holds=holds, mask_hz=settings.mask_hz)
 
     def _tell(self, event: Event) -> None:

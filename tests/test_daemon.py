@@ -309,6 +309,23 @@ def test_a_file_source_repeats_itself(events):
     assert len({message["event_id"] for message in starts}) == 3
 
 
+def test_a_file_that_is_deleted_ends_its_stream_and_nothing_else(tmp_path):
+    path = write(tmp_path / "loop.wav", np.zeros(RATE_HZ))
+    table = f'[[stream]]\nid = "looped"\nsource = "file"\npath = "{path.name}"\nloop = true\nspeed = 10\n'
+    with running(tmp_path, config(table)) as process:
+        process.wait_for_line("stream looped: up")
+        page = process.scrape()
+        # Counters are there before their first step.
+        assert page[("detectd_audio_rejected_blocks_total", ("reason", "late"))] == 0
+        assert page[("detectd_windows_shed_total", ("detector", "demo"), ("reason", "overload"))] == 0
+        path.unlink()
+        process.wait_for_line("stream looped: lost")
+        assert process.runs
+    (line,) = (line for line in process.lines if path.name in line)
+    assert "stream looped ends: " in line
+    assert "No such file" in line
+
+
 def test_sigterm_in_mid_event_ends_it_and_the_process(tmp_path):
     # Short enough that nothing makes the sender wait: all of it has arrived when the signal comes.
     sound = recording(1, 4, 0, seed=5)
