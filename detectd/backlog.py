@@ -106,10 +106,15 @@ class Backlog:
             self._tell_if_ready()
 
     def mark(self, mark: Mark) -> None:
-        """Add a break after all that is here."""
+        """Add a break after all that is here; breaks with no samples between them become few."""
         with self._lock:
-            self._queue.append(mark)
-            self._n_marks += 1
+            run: list[Mark] = []
+            while self._queue and isinstance(last := self._queue[-1], Mark):
+                run.insert(0, last)
+                self._queue.pop()
+            followed = _followed(run, mark)
+            self._queue.extend(followed)
+            self._n_marks += len(followed) - len(run)
             self._tell_if_ready()
 
     def listen(self, tell: Callable[[], None]) -> None:
@@ -162,6 +167,11 @@ class Backlog:
         return self._pending >= self.wanted_samples or self._n_marks > 0
 
     @property
+    def pending(self) -> int:
+        """Samples waiting."""
+        return self._pending
+
+    @property
     def fill(self) -> float:
         """Samples waiting over the capacity, 0 to 1."""
         return self._pending / max(1, self.capacity_samples)
@@ -204,3 +214,18 @@ class Backlog:
 
 def _without(chunk: Chunk, n_samples: int) -> Chunk:
     return chunk._replace(samples=chunk.samples[n_samples:], first_sample=chunk.first_sample + n_samples)
+
+
+def _followed(run: list[Mark], mark: Mark) -> list[Mark]:
+    """A run of breaks with one more behind it, as short as it can be said: at most four, whatever a sender does."""
+    if mark.kind is Break.GAP and run and run[-1].kind is Break.GAP:
+        return [*run[:-1], Mark(Break.GAP, run[-1].n_samples + mark.n_samples)]
+    if mark.kind is Break.END and any(earlier.kind is not Break.GAP for earlier in run):
+        # Nothing was heard since the last end or beginning.
+        return run
+    if mark.kind is Break.EPOCH:
+        return [*run[:1], mark]
+    if mark.kind is Break.RESYNC:
+        # What sets the index anew outdoes all but the epoch, which says the rate.
+        return [*run[:1], *[earlier for earlier in run[1:] if earlier.kind is Break.EPOCH], mark]
+    return [*run, mark]

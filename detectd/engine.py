@@ -24,6 +24,7 @@ from detectd.watch import Detector, Watch
 CHUNK = 32
 """Windows a network call: larger batches no longer fit the cache and are slower."""
 
+_FASTER = 1.5
 OVERLOAD_LAG_S = 0.5
 OVERLOAD_AFTER_S = 1.0
 """Windows are shed once the oldest waiting audio has been this late for this long; a hiccup sheds nothing."""
@@ -83,6 +84,7 @@ class _Feed:
         self.scale = 1.0
         self.quantum = 1
         self.keep_samples = 0
+        self.begun: dict[str, int] = {}
 
     def note(self, chunks: list[Chunk]) -> list[NDArray[np.generic]]:
         """Keep the clock and the index; returns the samples."""
@@ -100,7 +102,12 @@ class _Feed:
         backlog.want(max(1, min(complete + 1 - self.next_sample, most)))
 
     def late_s(self, oldest_s: float, now_s: float) -> float:
-        """How long audio of this arrival has been waiting beyond what it takes for enough to come."""
+        """How long audio of this arrival has been waiting beyond what it takes for enough to come.
+
+        Where more than that time's audio waits, the sender is faster than real time: no sign that the engine is slow.
+        """
+        if self.stream.backlog.pending > _FASTER * (now_s - oldest_s) * self.rate_hz:
+            return 0.0
         patience_s = self.stream.backlog.wanted_samples / self.rate_hz if self.rate_hz else 0.0
         return max(0.0, now_s - oldest_s - patience_s)
 
@@ -161,6 +168,15 @@ class Engine:
         feed = self._feeds[stream.id] = _Feed(stream)
         stream.backlog.listen(partial(self._ready.append, feed))
 
+    def remove(self, stream_id: str) -> list[Event]:
+        """Forget a stream; its event, if one goes on, ends."""
+        feed = self._feeds.pop(stream_id)
+        for audio, slot in feed.slots.items():
+            audio.remove(slot)
+        ended = [watch.end(EndReason.STREAM_LOST) for watch in feed.watches]
+        feed.slots, feed.views, feed.watches = {}, [], []
+        return [event for event in ended if event is not None]
+
     def watches(self, stream_id: str) -> list[Watch]:
         """Who watches a stream at its present rate."""
         return list(self._feeds[stream_id].watches) if stream_id in self._feeds else []
@@ -189,7 +205,7 @@ class Engine:
         due: dict[str, list[tuple[_Turn, Watch, int]]] = {}
         for turn in turns:
             for watch in turn.feed.watches:
-                numbers = watch.due()
+                numbers = watch.due(turn.feed.next_sample)
                 if not numbers:
                     continue
                 if shed and len(numbers) > 1:
@@ -233,7 +249,7 @@ class Engine:
         for audio, batch in batches.items():
             audio.push(batch)
         for turn in turns:
-            if turn.marks and turn.marks[0].kind is Break.END:
+            if turn.marks:
                 turn.feed.flush()
         changed: dict[Features, list[int]] = {}
         for turn in turns:
@@ -301,7 +317,7 @@ class Engine:
         feed.rate_hz = mark.rate_hz
         for audio, slot in feed.slots.items():
             audio.remove(slot)
-        able = [d for d in self.detectors_of(feed.stream.id) if all(mark.rate_hz >= s.min_rate_hz for s in d.specs)]
+        able = [d for d in self.detectors_of(feed.stream.id) if mark.rate_hz >= d.min_rate_hz]
         feed.slots = {}
         views: dict[FeatureSpec, tuple[Features, int]] = {}
         for spec in (spec for detector in able for spec in detector.specs):
@@ -310,12 +326,12 @@ class Engine:
                 feed.slots[audio] = audio.add(mark.rate_hz)
             views[spec] = (self._features[spec], feed.slots[audio])
         feed.views = list(views.values())
-        begun = {watch.detector.name: watch.events for watch in feed.watches}
+        feed.begun |= {watch.detector.name: watch.events for watch in feed.watches}
         feed.watches = [
             Watch(detector, feed.stream, [views[spec] for spec in detector.specs], mark.rate_hz) for detector in able
         ]
         for watch in feed.watches:
-            watch.events = begun.get(watch.detector.name, 0)
+            watch.events = feed.begun.get(watch.detector.name, 0)
         feed.quantum = max(1, int(MAX_PUSH_S * mark.rate_hz))
         longest_s = max((spec.window_s for spec in views), default=0.0)
         feed.keep_samples = int((longest_s + 2 * MAX_PUSH_S) * mark.rate_hz)

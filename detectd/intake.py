@@ -21,6 +21,15 @@ MAX_STREAMS = 20_000
 CROWDED = 0.5
 """Share of a backlog above which it is crowded: the other half is for what is on its way already."""
 
+MAX_BLOCKS = 4096
+"""Blocks of one message that are read: others' audio waits meanwhile."""
+
+PINNED = 32
+"""A payload that is a smaller part of its message is copied, so that what waits never holds much more than itself."""
+
+FORGET_S = 3700.0
+"""Silence after which a stream's series and memory are given up; an hour is promised."""
+
 SILENCE_S = 2.0
 SILENCE_BLOCKS = 2
 
@@ -69,11 +78,15 @@ class _Source:
         for stream in self.streams:
             stream.rejected[reason] += n_samples
 
+    def hear(self, listened_s: float, block_s: float) -> None:
+        self.up, self.heard_s, self.block_s = True, listened_s, block_s
+        for stream in self.streams:
+            stream.heard_s = listened_s
+
     def end(self) -> None:
         self.up = False
         for stream in self.streams:
-            stream.up = False
-            stream.backlog.mark(Mark(Break.END))
+            _end(stream)
 
 
 class Intake:
@@ -87,6 +100,8 @@ class Intake:
         Audio that a stream may have waiting.
     on_stream : callable
         Told of each new stream, before its first block is in.
+    on_gone : callable
+        Told of each stream that is forgotten.
     on_refused : callable
         Told the reason of every block refused.
     """
@@ -96,12 +111,14 @@ class Intake:
         admit: Callable[[str, int, bool], Admission],
         max_backlog_s: float,
         on_stream: Callable[[Stream], None],
+        on_gone: Callable[[Stream], None],
         on_refused: Callable[[Refusal], None],
     ) -> None:
         self.streams: dict[str, Stream] = {}
         self._admit = admit
         self._max_backlog_s = max_backlog_s
         self._on_stream = on_stream
+        self._on_gone = on_gone
         self._on_refused = on_refused
         self._crowded: set[Stream] = set()
         self._sources: dict[tuple[str, bool], _Source] = {}
@@ -114,17 +131,33 @@ class Intake:
         listened_s : float
             How long the caller has been able to listen; the clock that silence is measured by.
         """
-        for block in blocks_of(parts):
-            refusal = block if isinstance(block, Refusal) else self._take_block(block, arrival, listened_s, local=local)
+        message_bytes = sum(map(len, parts))
+        for number, block in enumerate(blocks_of(parts)):
+            if number == MAX_BLOCKS:
+                self._on_refused(Refusal.OVERSIZED)
+                return
+            refusal: Refusal | None
+            if isinstance(block, Refusal):
+                refusal = block
+            else:
+                if len(block.payload) * PINNED < message_bytes:
+                    block = WireBlock(block.header, memoryview(bytes(block.payload)))  # noqa: PLW2901  # the same block
+                refusal = self._take_block(block, arrival, listened_s, local=local)
             if refusal is not None:
                 self._on_refused(refusal)
 
     def end_silent(self, listened_s: float) -> None:
-        """End the streams that were silent for too long."""
-        for source in self._sources.values():
-            allowed_s = max(SILENCE_S, SILENCE_BLOCKS * source.block_s)
-            if source.up and listened_s - source.heard_s >= allowed_s:
+        """End the streams that were silent for too long, and forget those that have been for very long."""
+        for key, source in list(self._sources.items()):
+            silent_s = listened_s - source.heard_s
+            if source.up and silent_s >= max(SILENCE_S, SILENCE_BLOCKS * source.block_s):
                 source.end()
+            elif not source.up and silent_s >= FORGET_S:
+                del self._sources[key]
+        for stream in list(self.streams.values()):
+            if not stream.up and listened_s - stream.heard_s >= FORGET_S:
+                del self.streams[stream.id]
+                self._on_gone(stream)
 
     @property
     def crowded(self) -> bool:
@@ -135,8 +168,8 @@ class Intake:
     def _take_block(self, block: WireBlock, arrival: Arrival, listened_s: float, *, local: bool) -> Refusal | None:
         header = block.header
         source = self._sources.get((header.stream_id, local))
-        if source is None or source.format != header[1:4]:
-            refusal = self._refusal(header, local=local)
+        if source is None or source.sequencer.epoch != header.epoch:
+            refusal = self._refusal(header, source, listened_s, local=local)
             if refusal is not None:
                 return refusal
             source = self._sources.setdefault((header.stream_id, local), source or _Source())
@@ -147,22 +180,22 @@ class Intake:
         if placement.new_epoch:
             self._begin_epoch(source, header, local=local)
         _mark_breaks(source, header, placement)
-        source.up, source.heard_s, source.block_s = True, listened_s, header.n_frames / header.rate_hz
+        source.hear(listened_s, header.n_frames / header.rate_hz)
         samples = samples_of(block)
+        if placement.trim:
+            source.reject(Refusal.LATE, placement.trim)
         if isinstance(samples, Refusal):
             # These samples did arrive, so they count as refused and not as a gap too.
-            source.reject(samples, header.n_frames)
+            source.reject(samples, header.n_frames - placement.trim)
             source.mark(Mark(Break.GAP, header.n_frames - placement.trim))
         else:
-            if placement.trim:
-                source.reject(Refusal.LATE, placement.trim)
             self._put(source, header, samples[placement.trim :], arrival)
         if header.flags & Flag.END:
             source.end()
         return samples if isinstance(samples, Refusal) else None
 
-    def _refusal(self, header: Header, *, local: bool) -> Refusal | None:
-        """Why a source of this name and format is not wanted, if so."""
+    def _refusal(self, header: Header, source: _Source | None, listened_s: float, *, local: bool) -> Refusal | None:
+        """Why an epoch of this source is not wanted, if so."""
         known = [
             (stream_id, admission)
             for stream_id in channel_ids(header)
@@ -172,18 +205,26 @@ class Intake:
             return Refusal.UNKNOWN_STREAM
         if len(self.streams) + sum(stream_id not in self.streams for stream_id, _ in known) > MAX_STREAMS:
             return Refusal.TOO_MANY_STREAMS
+        streams = [self._stream(stream_id, admission) for stream_id, admission in known]
+        if any(stream.up and stream.owner is not source for stream in streams):
+            return Refusal.TAKEN
         if any(admission.rate_holds for _, admission in known):
             return None
-        for stream_id, admission in known:
-            self._stream(stream_id, admission).rejected[Refusal.RATE_TOO_LOW] += header.n_frames
+        for stream in streams:
+            stream.heard_s = listened_s
+            stream.rejected[Refusal.RATE_TOO_LOW] += header.n_frames
         return Refusal.RATE_TOO_LOW
 
     def _begin_epoch(self, source: _Source, header: Header, *, local: bool) -> None:
         source.format = header[1:4]
         admissions = [(i, self._admit(i, header.rate_hz, local)) for i in channel_ids(header)]
         source.channels = [channel for channel, (_, admission) in enumerate(admissions) if admission.known]
-        source.streams = [self._stream(*admissions[channel]) for channel in source.channels]
+        before, source.streams = source.streams, [self._stream(*admissions[channel]) for channel in source.channels]
+        for stream in before:
+            if stream not in source.streams:
+                _end(stream)
         for stream in source.streams:
+            stream.owner = source
             stream.rate_hz = header.rate_hz
             stream.backlog.capacity_samples = int(self._max_backlog_s * header.rate_hz)
         scale = SampleFormat(header.sample_format).scale
@@ -209,6 +250,11 @@ class Intake:
                 )
                 if stream.backlog.fill > CROWDED:
                     self._crowded.add(stream)
+
+
+def _end(stream: Stream) -> None:
+    stream.up = False
+    stream.backlog.mark(Mark(Break.END))
 
 
 def _mark_breaks(source: _Source, header: Header, placement: Placement) -> None:

@@ -34,14 +34,18 @@ class EngineLoop:
         self._wake = wake
         self._metrics = metrics
         self._tell = tell
-        self._new: queue.SimpleQueue[Stream] = queue.SimpleQueue()
+        self._changes: queue.SimpleQueue[tuple[bool, Stream]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self.stepped_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="engine")
 
     def add(self, stream: Stream) -> None:
         """Take in a stream before the next step."""
-        self._new.put(stream)
+        self._changes.put((True, stream))
+
+    def remove(self, stream: Stream) -> None:
+        """Forget a stream before the next step."""
+        self._changes.put((False, stream))
 
     def start(self) -> None:
         """Begin to analyse."""
@@ -70,8 +74,13 @@ class EngineLoop:
             pass
 
     def _step(self) -> Report:
-        while not self._new.empty():
-            self._engine.add(self._new.get())
+        while not self._changes.empty():
+            wanted, stream = self._changes.get()
+            if wanted:
+                self._engine.add(stream)
+            else:
+                for event in self._engine.remove(stream.id):
+                    self._tell(event)
         report = self._engine.step(time.monotonic)
         self.stepped_s = time.monotonic()
         self._count(report)

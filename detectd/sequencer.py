@@ -8,7 +8,7 @@ from detectd.wire import Flag, Header, Refusal
 RESYNC_JUMP_S = 3600
 RESYNC_LATE_BLOCKS = 10
 _REMEMBERED = 64
-"""Holes and past epochs kept in mind; with more, an old block may be called a duplicate where it was late."""
+"""Holes and past epochs kept in mind; with more, an old block may be called late where it was a duplicate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,15 @@ class Sequencer:
         self._epoch: int | None = None
         self._format: tuple[int, int, int] = (0, 0, 0)
         self._expected = 0
-        self._holes: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
+        self._holes: deque[tuple[int, int]] = deque()
         self._past_epochs: deque[int] = deque(maxlen=_REMEMBERED)
         self._late_run = 0
         self._late_next: tuple[int, int] = (0, 0)
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch that goes on."""
+        return self._epoch
 
     def place(self, header: Header) -> Placement | Refusal:
         """Place the next block of this source; what is refused changes nothing but the count towards a resync."""
@@ -62,12 +67,12 @@ class Sequencer:
             return Refusal.FORMAT_CHANGED
         ahead = header.first_sample - self._expected
         if ahead > RESYNC_JUMP_S * header.rate_hz:
-            self._holes.append((self._expected, header.first_sample))
+            self._note_hole(header)
             return self._accept(header, Placement(resync=True))
         if ahead < 0 and ahead + header.n_frames <= 0:
             return self._late(header, Refusal.LATE if self._in_hole(header) else Refusal.DUPLICATE)
         if ahead > 0:
-            self._holes.append((self._expected, header.first_sample))
+            self._note_hole(header)
         marked = bool(header.flags & Flag.DISCONTINUITY)
         if not ahead and not marked:
             return self._accept(header, _FOLLOWS_ON)
@@ -78,7 +83,8 @@ class Sequencer:
             self._past_epochs.append(self._epoch)
         self._epoch = header.epoch
         self._format = header[1:4]
-        self._holes.clear()
+        # Nothing before the first block was ever here.
+        self._holes = deque([(0, header.first_sample)])
         return self._accept(header, Placement(new_epoch=True, resync=resync))
 
     def _accept(self, header: Header, placement: Placement) -> Placement:
@@ -100,6 +106,13 @@ class Sequencer:
             return self._begin_epoch(header, resync=True)
         self._holes.clear()
         return self._accept(header, Placement(resync=True))
+
+    def _note_hole(self, header: Header) -> None:
+        """Remember samples that were not here; where that becomes too much, what lies between old holes counts too."""
+        self._holes.append((self._expected, header.first_sample))
+        if len(self._holes) > _REMEMBERED:
+            (first, _), (_, after) = self._holes.popleft(), self._holes.popleft()
+            self._holes.appendleft((first, after))
 
     def _in_hole(self, header: Header) -> bool:
         end = header.first_sample + header.n_frames

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from detectd.backlog import Backlog, Chunk
 
+_MOST_ANCHORS = 4096
+"""Anchors kept: a sender of tiny blocks with trembling times loses precision for old samples, and no memory."""
+
 _SAME_NS = 500
 """Anchors that predict each other this well say the same; one of them is enough."""
 
@@ -30,6 +33,10 @@ class Stream:
         Capture time of the newest sample; 0 before the first block.
     end_sample : int
         Index after the newest sample.
+    heard_s : float
+        When the newest block came, by the clock that silence is measured by.
+    owner : object
+        The source whose channel it is.
     """
 
     def __init__(self, stream_id: str, mask_hz: tuple[float, ...] = ()) -> None:
@@ -42,6 +49,8 @@ class Stream:
         self.rejected: Counter[str] = Counter()
         self.last_utc_ns = 0
         self.end_sample = 0
+        self.heard_s = 0.0
+        self.owner: object = None
 
 
 class SampleClock:
@@ -68,6 +77,8 @@ class SampleClock:
             known_sample, known_ns = utc_sample, utc_ns
             self._first.append(first_sample)
             self._utc.append((utc_sample, utc_ns))
+        if len(self._utc) > _MOST_ANCHORS:
+            del self._first[:-_MOST_ANCHORS], self._utc[:-_MOST_ANCHORS]
 
     def forget_before(self, sample: int) -> None:
         """Drop what only older samples need."""

@@ -100,12 +100,15 @@ class Watch:
         self._next = 0
         self._segment_sample = first_sample
 
-    def due(self) -> range:
-        """Numbers of the windows that are complete and were not handed out before."""
+    def due(self, end_sample: int) -> range:
+        """Numbers of the windows that end before `end_sample` and were not handed out before."""
         ready = min(
             (features.positions(slot) + hop - 1) // hop
             for (features, slot), hop in zip(self.views, self.hops, strict=True)
         )
+        # The features may be ahead of the audio, by a frame's guard or by the silence that flushed them.
+        while ready > self._next and self.start_of(ready - 1) + self.window_samples > end_sample:
+            ready -= 1
         first, self._next = self._next, max(self._next, ready)
         return range(first, self._next)
 

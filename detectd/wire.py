@@ -47,6 +47,7 @@ class Refusal(StrEnum):
     UNKNOWN_STREAM = "unknown-stream"
     RATE_TOO_LOW = "rate-too-low"
     TOO_MANY_STREAMS = "too-many-streams"
+    TAKEN = "taken"
     FORMAT_CHANGED = "format-changed"
     LATE = "late"
     DUPLICATE = "duplicate"

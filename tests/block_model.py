@@ -37,12 +37,12 @@ class Model:
             return []
         self.expected = header.first_sample + header.n_frames
         self.run = []
-        if damage:
-            self.rejected[damage] += len(indices)
-            self.refused_blocks[damage] += 1
-            return []
         if len(wanted) < len(indices):
             self.rejected["late"] += len(indices) - len(wanted)
+        if damage:
+            self.rejected[damage] += len(wanted)
+            self.refused_blocks[damage] += 1
+            return []
         self.accepted += len(wanted)
         self.samples += [(header.epoch, index) for index in wanted]
         return wanted
@@ -74,7 +74,7 @@ class Model:
         if self.epoch is not None:
             self.left.add(self.epoch)
         self.left.discard(header.epoch)
-        self.epoch, self.format, self.lost = header.epoch, kind, []
+        self.epoch, self.format, self.lost = header.epoch, kind, [range(header.first_sample)]
 
     def _late(self, header, indices, kind):
         follows = self.run and self.run[-1][::2] == (header.epoch, header.first_sample)

@@ -69,10 +69,14 @@ def test_samples_come_out_as_they_went_in(steps, capacity):
             for mark in marks:
                 read_at = mark.first_sample if mark.kind is Break.RESYNC else read_at + mark.n_samples
             kinds = [mark.kind for mark in marks if mark.kind is not Break.GAP]
-            while queue and isinstance(queue[0], Break) and (queue[0] is Break.GAP or kinds):
-                kind = queue.popleft()
-                assert kind is Break.GAP or kind is kinds.pop(0)
-            assert not kinds
+            # Of breaks with nothing between them fewer may come out, in their order; one that resets does not vanish.
+            passed = []
+            while marks and queue and isinstance(queue[0], Break):
+                passed.append(queue.popleft())
+            rest = iter(passed)
+            assert all(kind in rest for kind in kinds)
+            assert bool(kinds) == any(kind is not Break.GAP for kind in passed)
+            assert len(marks) <= 4 or overrun
         else:
             first_sample = put_at + 10**6 + n if what == "resync" else 0
             backlog.mark(Mark(KINDS[what], n if what == "gap" else 0, first_sample))

@@ -384,3 +384,33 @@ def test_the_views_of_a_bundle_look_at_the_same_windows(two_views, hop_s):
     assert starts.tolist() == line_starts.tolist()
     by_hand = two_views.score([pictures, lines]).tolist()
     assert_scores(scores, list(zip(starts.tolist(), by_hand, strict=True)))
+
+
+@pytest.mark.parametrize("rate_hz", [RATE_HZ, 44_100, 44_101])
+@pytest.mark.parametrize("kind", [Break.END, Break.GAP, Break.EPOCH])
+@pytest.mark.parametrize("short_samples", [0, 1, 80])
+def test_a_break_scores_the_windows_that_were_whole_and_no_other(scorer, rate_hz, kind, short_samples):
+    engine = Engine([detector(scorer)])
+    feeder = Feeder(engine, rate_hz=rate_hz)
+    samples = sound(rate_hz, 2 * WINDOW_S)[short_samples:]
+    feeder.put(samples)
+    feeder.stream.backlog.mark(Mark(kind, n_samples=7, rate_hz=rate_hz))
+    starts = []
+    while (report := engine.step(lambda: 0.0)).busy:
+        starts += [start for batch in report.batches.values() for _, start, _ in batch.scores]
+    n_whole = int((len(samples) - round(WINDOW_S * rate_hz)) / (0.25 * rate_hz)) + 1
+    assert len(starts) == n_whole
+    assert max(starts) + round(WINDOW_S * rate_hz) <= len(samples)
+
+
+def test_a_stream_forgotten_gives_up_its_place(scorer):
+    engine = Engine([detector(scorer)])
+    feeder = Feeder(engine)
+    feeder.put(sound(RATE_HZ, 3, tone_s=[(0, 3)]))
+    drain(engine)
+    (ended,) = engine.remove("yard")
+    assert ended.end_reason is EndReason.STREAM_LOST
+    assert not engine.watches("yard")
+    again = Feeder(engine)
+    again.put(sound(RATE_HZ, 3))
+    assert not drain(engine)[0]

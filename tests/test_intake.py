@@ -36,7 +36,7 @@ class Setup:
 
 def setup(admit=lambda *_: Admission(known=True), max_backlog_s=10.0):
     began, refused = [], Counter()
-    made = Intake(admit, max_backlog_s, began.append, lambda reason: refused.update([reason]))
+    made = Intake(admit, max_backlog_s, began.append, began.remove, lambda reason: refused.update([reason]))
     return Setup(made, began, refused)
 
 
@@ -158,6 +158,7 @@ def test_a_stream_is_told_before_its_first_block_is_in():
         1.0,
         lambda stream: seen.append((stream.id, stream.mask_hz, stream.backlog.books().accepted)),
         lambda _: None,
+        lambda _: None,
     )
     intake.take([memoryview(packed(block(0)))], ARRIVAL, 0.0)
     assert seen == [("yard", (50.0,), 0)]
@@ -273,3 +274,67 @@ def test_the_largest_indices_are_plain_numbers(first_sample):
     told.take(packed(block(first_sample)))
     assert told.stream().resyncs == 1
     assert told.stream().end_sample == first_sample + 10
+
+
+def test_channels_that_a_new_epoch_has_no_more_are_ended():
+    told = setup()
+    told.take(packed(block(0)))
+    told.take(packed(block(0, epoch=2, channels=2)))
+    assert not told.stream("yard").up
+    assert told.stream("yard/1").up
+    assert [mark.kind for mark in told.stream("yard").backlog.take(0)[1]] == [Break.EPOCH]
+    assert [mark.kind for mark in told.stream("yard").backlog.take(99)[1]] == [Break.END]
+
+
+def test_a_stream_that_another_source_has_is_refused_until_that_is_down():
+    told = setup()
+    told.take(packed(block(0, channels=2)))
+    told.take(packed(block(0, epoch=9, stream_id="yard/0")))
+    assert told.refused == {Refusal.TAKEN: 1}
+    assert told.stream("yard/0").backlog.books().accepted == 10
+    told.intake.end_silent(SILENCE_S)
+    told.take(packed(block(0, epoch=10, stream_id="yard/0")))
+    assert told.stream("yard/0").backlog.books().accepted == 20
+
+
+def test_a_stream_silent_for_very_long_is_forgotten_after_the_promised_hour():
+    told = setup()
+    told.take(packed(block(0)))
+    told.intake.end_silent(3600.0)
+    assert list(told.intake.streams) == ["yard"]
+    told.intake.end_silent(detectd.intake.FORGET_S)
+    assert not told.intake.streams
+    assert not told.began
+    told.take(packed(block(0, epoch=2)))
+    assert told.stream().up
+
+
+def test_a_forged_first_block_far_ahead_does_not_silence_the_stream():
+    told = setup()
+    told.take(packed(block(10**12)))
+    for i in range(20):
+        told.take(packed(block(10 * i)))
+    assert told.stream().resyncs == 1
+    assert told.refused == {Refusal.LATE: 9}
+
+
+def test_one_message_takes_only_so_much_of_others_time():
+    told = setup()
+    empty = packed(block(0, n=0))
+    told.take(empty * (detectd.intake.MAX_BLOCKS + 5))
+    assert told.refused == {Refusal.OVERSIZED: 1}
+
+
+def test_what_waits_does_not_hold_a_large_message_in_memory():
+    told = setup(lambda stream_id, *_: Admission(known=stream_id == "yard"))
+    told.take(packed(block(0)), packed(block(0, n=8000, stream_id="other")))
+    (chunk,), _ = told.stream().backlog.take(0)[0] or told.stream().backlog.take(99)
+    assert chunk.samples.base.nbytes < 100
+
+
+def test_breaks_without_samples_between_stay_few():
+    told = setup()
+    for epoch in range(50):
+        told.take(packed(block(0, n=0, epoch=epoch)), packed(block(5, n=0, epoch=epoch, flags=Flag.DISCONTINUITY)))
+        told.take(packed(block(5, n=0, epoch=epoch, flags=Flag.END)))
+    assert len(told.stream().backlog.take(0)[1]) <= 4
