@@ -80,7 +80,11 @@ class Daemon:
         )
         self._loop = EngineLoop(self._engine, wake, self._metrics, self._tell)
         self._intake = Intake(
-            lru_cache(maxsize=65536)(self._admit), config.ingest.max_backlog_s, self._loop.add, self._refused
+            lru_cache(maxsize=65536)(self._admit),
+            config.ingest.max_backlog_s,
+            self._loop.add,
+            self._loop.remove,
+            self._refused,
         )
         self._ingest = Ingest(self._context, config.ingest.bind, config.ingest.connect, self._intake, wake)
         self._sources = LocalSources(self._context, config)
