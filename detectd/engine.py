@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from detectd.backlog import Break, Chunk, Mark
 from detectd.event import Event
 from detectd.features import MAX_PUSH_S, AnalysisAudio, Features
-from detectd.globs import matches
 from detectd.spec import FeatureSpec
 from detectd.stream import SampleClock, Stream
 from detectd.tracker import EndReason
@@ -161,7 +160,7 @@ class Engine:
 
     def detectors_of(self, stream_id: str) -> list[Detector]:
         """Detectors that watch a stream by its id, whatever its rate."""
-        return [d for d in self.detectors if any(matches(stream_id, glob) for glob in d.streams)]
+        return [d for d in self.detectors if d.watches(stream_id)]
 
     def add(self, stream: Stream) -> None:
         """Take a stream in; its backlog's first mark must begin an epoch."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from detectd.config import Config, DetectorConfig, FileStream
 from detectd.errors import BundleError, ConfigError, SourceError
 from detectd.features import common_hops
-from detectd.globs import matches
 from detectd.scoring import open_detector_bundle
 from detectd.send import AudioFile
 from detectd.watch import Detector
@@ -35,7 +34,7 @@ def _check_file_rates(config: Config, detectors: Sequence[Detector]) -> None:
     ConfigError
     """
     for stream in config.streams:
-        watching = [d for d in detectors if any(matches(stream.id, glob) for glob in d.streams)]
+        watching = [d for d in detectors if d.watches(stream.id)]
         if not isinstance(stream, FileStream) or not watching:
             continue
         rate_hz = file_of(config.path, stream).rate_hz

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detectd.event import Event
 from detectd.features import Features, common_hops, start_sample
+from detectd.globs import matches
 from detectd.lines import Line, strongest_lines
 from detectd.scoring import Scorer
 from detectd.spec import FeatureSpec
@@ -53,6 +54,10 @@ class Detector:
     def min_rate_hz(self) -> int:
         """The lowest rate of a stream that every view can be made of."""
         return max(spec.min_rate_hz for spec in self.specs)
+
+    def watches(self, stream_id: str) -> bool:
+        """Whether the detector is for a stream, by its id."""
+        return any(matches(stream_id, glob) for glob in self.streams)
 
     def rules(self, rate_hz: int) -> Rules:
         """The tracker's rules for a stream of `rate_hz`."""
