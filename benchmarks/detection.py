@@ -21,8 +21,8 @@ import torch
 from accuracy import real, reference
 from accuracy.limit import auc_limit, db_from_limit
 
-from detectd.scoring import open_detector_bundle
-from detectd.synth import Signature
+from detectd.bundles.scoring import open_detector_bundle
+from detectd.dsp.synth import Signature
 from training.data import cut_windows
 
 ROOT = Path(__file__).resolve().parent.parent

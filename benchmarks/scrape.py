@@ -1,8 +1,8 @@
 """A scrape of 15,000 per-stream series: how long it takes, and for how long it keeps other threads waiting.
 
-The same series with the same values go through `detectd.exposition` and through prometheus_client, in turns, in one
-run. A probe thread that sleeps 0.2 ms at a time stands for the engine: how late it wakes is how long the interpreter
-was held, and all its lateness together is what a scrape costs the engine.
+The same series with the same values go through `detectd.monitor.exposition` and through prometheus_client, in turns,
+in one run. A probe thread that sleeps 0.2 ms at a time stands for the engine: how late it wakes is how long the
+interpreter was held, and all its lateness together is what a scrape costs the engine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from detectd.exposition import FAMILIES, MetricsPage, StreamSnapshot
+from detectd.monitor.exposition import FAMILIES, MetricsPage, StreamSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ def run(n_streams: int, n_rounds: int) -> dict[str, object]:
     assert ours == samples(generate_latest(registry)), "the two pages differ"
     ways: dict[str, Callable[[], object]] = {
         "nothing (the probe alone)": lambda: time.sleep(0.05),
-        "detectd.exposition": lambda: page.render(streams),
+        "detectd.monitor.exposition": lambda: page.render(streams),
         "prometheus_client": lambda: generate_latest(registry),
     }
     results: dict[str, list[dict[str, float]]] = {name: [] for name in ways}

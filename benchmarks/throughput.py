@@ -27,7 +27,7 @@ from whole_path.rival import Work, measure_rival
 from whole_path.tape import BLOCK_S, RATE_HZ, STREAMS_A_MESSAGE, make_tape
 from whole_path.trial import Bench, Outcome, percentiles, run_trial
 
-from detectd.bundle import Bundle, load_bundle
+from detectd.bundles.bundle import Bundle, load_bundle
 
 ROOT = Path(__file__).parent.parent
 HOP_S = 0.25

@@ -59,12 +59,12 @@ def run(path: str) -> None:
 
     Exit code 0 after a clean stop, 2 for a bad configuration, 3 for a bad bundle.
     """
-    from detectd.config import load_config
+    from detectd.config.config import load_config
 
     # Before the heavy imports: a slip in the configuration is told at once.
     config = load_config(path)
-    from detectd import log
-    from detectd.daemon import Daemon
+    from detectd.monitor import log
+    from detectd.service.daemon import Daemon
 
     daemon = Daemon(config)
     with log.to_stderr():
@@ -78,10 +78,10 @@ def run(path: str) -> None:
 @one_line_errors
 def check(path: str, as_json: bool) -> None:
     """Validate a configuration and its bundles, and show what would run."""
-    from detectd.config import load_config
+    from detectd.config.config import load_config
 
     config = load_config(path)
-    from detectd.check import plan_of, plan_text
+    from detectd.commands.check import plan_of, plan_text
 
     plan = plan_of(config)
     click.echo(json.dumps(plan, indent=2) if as_json else plan_text(plan))
@@ -137,7 +137,7 @@ def _stopped_by_signal() -> threading.Event:
 @one_line_errors
 def listen(endpoint: str, topic: str, as_json: bool) -> None:
     """Follow a daemon's events until Ctrl-C; says what it missed."""
-    from detectd.listen import Listener, event_text
+    from detectd.commands.listen import Listener, event_text
 
     listener = Listener(endpoint, topic)
     try:
@@ -161,8 +161,8 @@ def score(files: tuple[str, ...], bundle: str, hop_s: float, as_json: bool) -> N
 
     Channels are averaged. A file that cannot be read is named, the others are scored, and the exit code is 1.
     """
-    from detectd.score import print_scores
-    from detectd.scoring import open_detector_bundle
+    from detectd.bundles.scoring import open_detector_bundle
+    from detectd.commands.score import print_scores
 
     if not 0 < hop_s <= _MAX_HOP_S:
         raise DetectdError(f"--hop {hop_s}: expected a number of seconds above 0 and at most {_MAX_HOP_S}")
@@ -180,8 +180,8 @@ def bundle() -> None:
 @one_line_errors
 def inspect(path: str, as_json: bool) -> None:
     """Show what a bundle is, what it needs and how good it was found to be."""
-    from detectd.bundle import load_bundle
-    from detectd.bundle_report import report
+    from detectd.bundles.bundle import load_bundle
+    from detectd.bundles.report import report
 
     loaded = load_bundle(path)
     click.echo((loaded.path / "manifest.json").read_text() if as_json else report(loaded), nl=not as_json)
@@ -192,7 +192,7 @@ def inspect(path: str, as_json: bool) -> None:
 @one_line_errors
 def verify(path: str) -> None:
     """Check a bundle's files, hashes, graph and golden scores; exit code 3 if anything is wrong."""
-    from detectd.scoring import open_detector_bundle
+    from detectd.bundles.scoring import open_detector_bundle
 
     opened = open_detector_bundle(path).bundle
     click.echo(f"{opened.ident}: good; digest {opened.digest}")

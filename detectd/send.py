@@ -14,12 +14,12 @@ import soundfile
 import zmq
 from numpy.typing import NDArray
 
-from detectd.audio import SampleFormat, encode
-from detectd.clips import check_rate, unreadable
+from detectd.config.stream_config import SPEED
+from detectd.dsp.audio import SampleFormat, encode
+from detectd.dsp.clips import check_rate, unreadable
 from detectd.errors import SourceError
 from detectd.sockets import Context, Socket, connect
-from detectd.stream_config import SPEED
-from detectd.wire import Flag, Header, is_stream_id, pack
+from detectd.streams.wire import Flag, Header, is_stream_id, pack
 
 BLOCK_S = 0.1
 _STOP_CHECK_MS = 100

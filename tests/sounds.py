@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 from daemon_process import SHIPPED_CONFIG
 
-from detectd.synth import Signature, random_phases, reference_power_for, tones_at, white_noise
+from detectd.dsp.synth import Signature, random_phases, reference_power_for, tones_at, white_noise
 
 (DEMO,) = (stream for stream in tomllib.loads(SHIPPED_CONFIG.read_text())["stream"] if stream["id"] == "demo")
 TONES_HZ = tuple(DEMO["tones_hz"])

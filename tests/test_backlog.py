@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectd.backlog import Backlog, Books, Break, Chunk, Mark
+from detectd.streams.backlog import Backlog, Books, Break, Chunk, Mark
 
 
 def chunk(first, n, arrived_s=0.0):

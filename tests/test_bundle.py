@@ -27,13 +27,13 @@ from tiny_bundle import (
     tiny_files,
 )
 
-from detectd import bundle as bundle_module
-from detectd import folders
-from detectd.arrays import npz_bytes
-from detectd.bundle import load_bundle, save_bundle
-from detectd.bundle_report import report
+from detectd.bundles import bundle as bundle_module
+from detectd.bundles import folders
+from detectd.bundles.arrays import npz_bytes
+from detectd.bundles.bundle import load_bundle, save_bundle
+from detectd.bundles.manifest import Threshold, View
+from detectd.bundles.report import report
 from detectd.errors import BundleError
-from detectd.manifest import Threshold, View
 
 
 @pytest.fixture(scope="module")

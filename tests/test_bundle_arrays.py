@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from detectd.arrays import MAX_BYTES, npz_bytes, read_npz
+from detectd.bundles.arrays import MAX_BYTES, npz_bytes, read_npz
 from detectd.errors import BundleError
 
 DTYPES = st.sampled_from(["<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u4", "<u8"])

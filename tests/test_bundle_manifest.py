@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_bundle import manifest, picture_view
 
+from detectd.bundles.manifest import FileEntry, manifest_bytes, parse_manifest
 from detectd.errors import BundleError
-from detectd.manifest import FileEntry, manifest_bytes, parse_manifest
 
 ENTRY = FileEntry(3, "0" * 64)
 GOOD = manifest_bytes(manifest([picture_view()]).with_files({"backbone.onnx": ENTRY, "golden.npz": ENTRY}))

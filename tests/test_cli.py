@@ -25,11 +25,11 @@ from daemon_process import BUNDLE, ENVIRONMENT, config, running
 from plain_wire import Push, Source, Subscriber
 from sounds import recording, write
 
-from detectd.config import load_config
+from detectd.commands.listen import Listener
+from detectd.config.config import load_config
 from detectd.errors import SourceError
-from detectd.listen import Listener
 from detectd.send import AudioFile, send_files
-from detectd.wire import blocks_of
+from detectd.streams.wire import blocks_of
 
 RATE_HZ = 8000
 MANIFEST = json.loads((BUNDLE / "manifest.json").read_text())
@@ -387,7 +387,7 @@ def test_the_second_signal_ends_send_at_once(folder):
 
 def test_a_terminal_that_takes_no_lines_does_not_keep_the_process():
     code = (
-        "from detectd import log\n"
+        "from detectd.monitor import log\n"
         "with log.to_stderr():\n"
         "    for number in range(30_000):\n"
         "        log.LOG.info('line %d', number)\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectd.config import (
+from detectd.config.config import (
     DeviceStream,
     FileStream,
     SyntheticStream,

@@ -20,10 +20,10 @@ from daemon_process import BUNDLE, ENVIRONMENT, SHIPPED_CONFIG, config, on_free_
 from plain_wire import Push, Source, Subscriber
 from sounds import TONES_HZ, recording, write
 
-from detectd.config import SyntheticStream, load_config
-from detectd.score import score_samples
-from detectd.scoring import open_detector_bundle
-from detectd.sources import synthetic_blocks
+from detectd.bundles.scoring import open_detector_bundle
+from detectd.commands.score import score_samples
+from detectd.config.config import SyntheticStream, load_config
+from detectd.service.sources import synthetic_blocks
 
 MANIFEST = json.loads((BUNDLE / "manifest.json").read_text())
 WINDOW_S = MANIFEST["views"][0]["features"]["window_s"]

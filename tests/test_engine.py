@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from onnx import helper
 from tiny_bundle import LINE, STFT, clips, make_tiny, model, picture_view
 
-from detectd.arrays import npz_bytes
-from detectd.backlog import Break, Chunk, Mark
-from detectd.engine import OVERLOAD_AFTER_S, OVERLOAD_LAG_S, Engine
-from detectd.features import windows_of
-from detectd.golden import golden_arrays
-from detectd.manifest import View
-from detectd.score import score_samples
-from detectd.scoring import open_detector_bundle
-from detectd.stream import Stream
-from detectd.tracker import EndReason, State
-from detectd.watch import Detector
+from detectd.bundles.arrays import npz_bytes
+from detectd.bundles.golden import golden_arrays
+from detectd.bundles.manifest import View
+from detectd.bundles.scoring import open_detector_bundle
+from detectd.commands.score import score_samples
+from detectd.dsp.features import windows_of
+from detectd.engine.engine import OVERLOAD_AFTER_S, OVERLOAD_LAG_S, Engine
+from detectd.engine.tracker import EndReason, State
+from detectd.engine.watch import Detector
+from detectd.streams.backlog import Break, Chunk, Mark
+from detectd.streams.stream import Stream
 
 TONE_HZ = 400.0
 RATE_HZ = 8000

@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_resample import twin as resampled_twin
 
+from detectd.dsp.features import MAX_PUSH_S, AnalysisAudio, Features, hop_positions, windows_of
+from detectd.dsp.spec import FeatureSpec
 from detectd.errors import BundleError
-from detectd.features import MAX_PUSH_S, AnalysisAudio, Features, hop_positions, windows_of
-from detectd.spec import FeatureSpec
 
 R = 3000
 STFT = FeatureSpec("stft", 20.0, 1000.0, R, 1.0, frame_s=0.25, frame_hop_s=0.125)

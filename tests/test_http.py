@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from detectd import http
 from detectd.errors import ConfigError
-from detectd.http import MetricsServer
+from detectd.monitor import http
+from detectd.monitor.http import MetricsServer
 
 
 @contextmanager

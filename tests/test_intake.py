@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sequencer import STEPS, headers_of
 
-import detectd.intake
-from detectd.audio import SampleFormat, encode
-from detectd.backlog import Break
-from detectd.intake import SILENCE_S, Admission, Arrival, Intake
-from detectd.wire import Flag, Header, Refusal, pack
+import detectd.streams.intake
+from detectd.dsp.audio import SampleFormat, encode
+from detectd.streams.backlog import Break
+from detectd.streams.intake import SILENCE_S, Admission, Arrival, Intake
+from detectd.streams.wire import Flag, Header, Refusal, pack
 
 ARRIVAL = Arrival(utc_ns=10**18, monotonic_s=5.0)
 
@@ -193,7 +193,7 @@ def test_garbage_is_counted_and_nothing_else_happens():
 
 
 def test_a_daemon_keeps_only_so_many_streams(monkeypatch):
-    monkeypatch.setattr(detectd.intake, "MAX_STREAMS", 3)
+    monkeypatch.setattr(detectd.streams.intake, "MAX_STREAMS", 3)
     told = setup()
     for name in "abcde":
         told.take(packed(block(0, stream_id=name)))
@@ -302,7 +302,7 @@ def test_a_stream_silent_for_very_long_is_forgotten_after_the_promised_hour():
     told.take(packed(block(0)))
     told.intake.end_silent(3600.0)
     assert list(told.intake.streams) == ["yard"]
-    told.intake.end_silent(detectd.intake.FORGET_S)
+    told.intake.end_silent(detectd.streams.intake.FORGET_S)
     assert not told.intake.streams
     assert not told.began
     told.take(packed(block(0, epoch=2)))
@@ -321,7 +321,7 @@ def test_a_forged_first_block_far_ahead_does_not_silence_the_stream():
 def test_one_message_takes_only_so_much_of_others_time():
     told = setup()
     empty = packed(block(0, n=0))
-    told.take(empty * (detectd.intake.MAX_BLOCKS + 5))
+    told.take(empty * (detectd.streams.intake.MAX_BLOCKS + 5))
     assert told.refused == {Refusal.OVERSIZED: 1}
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectd.lines import MAX_LINES, strongest_lines
+from detectd.dsp.lines import MAX_LINES, strongest_lines
 
 RATE_HZ = 3000
 N = 2 * RATE_HZ  # a window of 2 s: bins of 0.5 Hz

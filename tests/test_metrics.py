@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from detectd.exposition import FAMILIES, LINES_PER_HOLD, MetricsPage, StreamSnapshot
-from detectd.metrics import BatchHistogram, Metrics
+from detectd.monitor.exposition import FAMILIES, LINES_PER_HOLD, MetricsPage, StreamSnapshot
+from detectd.monitor.metrics import BatchHistogram, Metrics
 
 CONTRACT = {
     "detectd_build_info": "gauge",

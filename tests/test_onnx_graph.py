@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_bundle import STFT, dense_graph, model
 
 from detectd.errors import BundleError
-from detectd.onnx_graph import MAX_BATCH, check_graph
-from detectd.onnx_layers import OPERATORS
+from detectd.onnx_guard.graph import MAX_BATCH, check_graph
+from detectd.onnx_guard.layers import OPERATORS
 
 ROWS, COLUMNS = 6, 8
 RNG = np.random.default_rng(7)

@@ -12,8 +12,8 @@ import pytest
 import zmq
 from test_metrics import CONTRACT
 
-from detectd.stream_config import SOURCES
-from detectd.wire import Flag, Refusal, WireBlock, blocks_of, samples_of
+from detectd.config.stream_config import SOURCES
+from detectd.streams.wire import Flag, Refusal, WireBlock, blocks_of, samples_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "protocol.md"
 TIMEOUT_MS = 10_000

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sounds import TONES_HZ
 
-from detectd.clips import read_clip
-from detectd.score import score_file, score_samples
-from detectd.scoring import open_detector_bundle
+from detectd.bundles.scoring import open_detector_bundle
+from detectd.commands.score import score_file, score_samples
+from detectd.dsp.clips import read_clip
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 

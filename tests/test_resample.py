@@ -10,8 +10,8 @@ from cutting import RATES_HZ, cuts, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectd.lines import strongest_lines
-from detectd.resample import Resampler
+from detectd.dsp.lines import strongest_lines
+from detectd.dsp.resample import Resampler
 
 BAND_HZ = 1000.0
 ANALYSIS_HZ = 3000

@@ -24,13 +24,13 @@ from tiny_bundle import (
     weights,
 )
 
-from detectd.arrays import npz_bytes, read_npz
-from detectd.bundle import load_bundle
+from detectd.bundles.arrays import npz_bytes, read_npz
+from detectd.bundles.bundle import load_bundle
+from detectd.bundles.manifest import View
+from detectd.bundles.scoring import LOWEST_SCORE, Scorer, open_detector_bundle
+from detectd.dsp.features import windows_of
 from detectd.errors import BundleError
-from detectd.features import windows_of
-from detectd.manifest import View
-from detectd.onnx_graph import MAX_BATCH
-from detectd.scoring import LOWEST_SCORE, Scorer, open_detector_bundle
+from detectd.onnx_guard.graph import MAX_BATCH
 
 TWO = (picture_view(graph="picture.onnx", weight=2.0), View("line", "line.onnx", LINE, weight=-0.5))
 
@@ -226,7 +226,7 @@ def test_ready_within_a_fraction_of_the_budget(tiny):
 
 def test_loading_says_nothing_on_stderr_and_brings_in_no_training_package(tiny):
     code = (
-        "import sys; from detectd.scoring import open_detector_bundle; "
+        "import sys; from detectd.bundles.scoring import open_detector_bundle; "
         "open_detector_bundle(sys.argv[1]); "
         "print(sorted({'torch', 'onnx', 'sklearn', 'librosa', 'pickle5'} & sys.modules.keys()))"
     )

@@ -5,8 +5,8 @@ from block_model import Model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectd.sequencer import Placement, Sequencer
-from detectd.wire import Flag, Header, Refusal
+from detectd.streams.sequencer import Placement, Sequencer
+from detectd.streams.wire import Flag, Header, Refusal
 
 RATE_HZ = 100
 HOUR = 3600 * RATE_HZ

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from detectd.onnx_graph import check_graph
+from detectd.onnx_guard.graph import check_graph
 from training.choose import picture_spec
 from training.export import ATOL, RTOL, to_onnx
 from training.fit import score_windows

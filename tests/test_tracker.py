@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectd.tracker import EndReason, Rules, State, Tracker
+from detectd.engine.tracker import EndReason, Rules, State, Tracker
 
 WINDOW = 4
 SCORES = {"#": 0.9, "+": 0.5, ".": 0.1}

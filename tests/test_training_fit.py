@@ -11,10 +11,10 @@ import soundfile
 from click.testing import CliRunner
 from training_corpus import RATE_HZ, SIGNATURE, TRAIN, fit, one_line_error, train, write_corpus
 
-from detectd.clips import read_clip
-from detectd.features import windows_of
-from detectd.scoring import open_detector_bundle
-from detectd.synth import clip, random_negative
+from detectd.bundles.scoring import open_detector_bundle
+from detectd.dsp.clips import read_clip
+from detectd.dsp.features import windows_of
+from detectd.dsp.synth import clip, random_negative
 from training.cli import main
 
 SAME_SEED_TOLERANCE = 1e-6

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from detectd.dsp.synth import Signature, clip, random_negative
 from detectd.errors import DetectdError
-from detectd.synth import Signature, clip, random_negative
 from training import calibrate, choose
 from training.batches import Batches
 from training.data import Windows, data_digest, make_clip

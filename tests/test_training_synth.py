@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_corpus import train
 
-from detectd import synth
-from detectd.clips import read_clip
+from detectd.dsp import synth
+from detectd.dsp.clips import read_clip
+from detectd.dsp.synth import Signature
 from detectd.errors import DetectdError
-from detectd.synth import Signature
 
 
 def tone_power(samples, tones_hz, rate_hz):

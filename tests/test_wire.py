@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from detectd.audio import SampleFormat, decode, encode
-from detectd.wire import (
+from detectd.dsp.audio import SampleFormat, decode, encode
+from detectd.streams.wire import (
     HEADER,
     Flag,
     Header,

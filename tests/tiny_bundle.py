@@ -7,11 +7,11 @@ import json
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from detectd.arrays import npz_bytes
-from detectd.bundle import save_bundle
-from detectd.golden import golden_arrays
-from detectd.manifest import Manifest, Threshold, View
-from detectd.spec import FeatureSpec
+from detectd.bundles.arrays import npz_bytes
+from detectd.bundles.bundle import save_bundle
+from detectd.bundles.golden import golden_arrays
+from detectd.bundles.manifest import Manifest, Threshold, View
+from detectd.dsp.spec import FeatureSpec
 
 RATE_HZ = 8000
 STFT = FeatureSpec("stft", 20.0, 900.0, 2000, 1.0, frame_s=0.25, frame_hop_s=0.125)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import soundfile
 
-from detectd.synth import Signature, clip, random_negative
+from detectd.dsp.synth import Signature, clip, random_negative
 
 RATE_HZ = 8000
 SIGNATURE = Signature((200.0, 440.0, 710.0))

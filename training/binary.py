@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detectd.dsp.spec import FeatureSpec
 from detectd.errors import DetectdError
-from detectd.spec import FeatureSpec
 from training import choose
 from training.checks import check_copies, check_enough, check_sides, long_enough, side
 from training.data import Clip, Skipped, read_clips

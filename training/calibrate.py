@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectd.manifest import Threshold
+from detectd.bundles.manifest import Threshold
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detectd.dsp.spec import FeatureSpec, min_rate_hz
 from detectd.errors import DetectdError
-from detectd.spec import FeatureSpec, min_rate_hz
 from training.data import Clip, cut_windows
 
 AUTO_WINDOWS_S = (2.0, 1.0, 0.5)

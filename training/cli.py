@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from detectd.dsp.synth import Signature, random_signature
 from detectd.errors import DetectdError
-from detectd.synth import Signature, random_signature
 from training.corpus import Recipe, write_corpus
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from detectd.dsp.synth import Signature, clip, random_negative
 from detectd.errors import DetectdError
-from detectd.synth import Signature, clip, random_negative
 from training.progress import Progress
 
 COLUMNS = ("path", "start_s", "end_s", "label", "tones_hz", "snr_db")
@@ -25,7 +25,7 @@ class Recipe:
     signature : Signature
         The target in every positive clip.
     snr_db : float
-        Of all clips with tones (`detectd.synth`).
+        Of all clips with tones (`detectd.dsp.synth`).
     n_clips : int
         Half of them positive, half negative.
     duration_s : float

@@ -1,4 +1,4 @@
-"""From segments to clips of audio to windows. The features are the daemon's own (`detectd.features.windows_of`)."""
+"""From segments to clips of audio to windows. The features are the daemon's own (`detectd.dsp.features.windows_of`)."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detectd.clips import read_clip
+from detectd.dsp.clips import read_clip
+from detectd.dsp.features import windows_of
+from detectd.dsp.spec import FeatureSpec
 from detectd.errors import SourceError
-from detectd.features import windows_of
-from detectd.spec import FeatureSpec
 from training.recordings import Segment
 
 Floats = NDArray[np.float32]

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from detectd.scoring import Scorer, open_detector_bundle
-from detectd.synth import Signature, clip, random_negative, reference_power_for, white_noise
+from detectd.bundles.scoring import Scorer, open_detector_bundle
+from detectd.dsp.synth import Signature, clip, random_negative, reference_power_for, white_noise
 from training.binary import BinaryRequest, fit_clips
 from training.data import Clip, cut_windows, make_clip
 from training.recordings import Segment

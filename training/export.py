@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from detectd.arrays import npz_bytes
+from detectd.bundles.arrays import npz_bytes
+from detectd.bundles.golden import golden_arrays
+from detectd.bundles.manifest import View
+from detectd.dsp.spec import FeatureSpec
+from detectd.dsp.synth import Signature, clip
 from detectd.errors import BundleError
-from detectd.golden import golden_arrays
-from detectd.manifest import View
-from detectd.spec import FeatureSpec
-from detectd.synth import Signature, clip
 from training.fit import score_windows
 
 OPSET = 18

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from detectd import __version__
-from detectd.bundle import Bundle, save_bundle
-from detectd.manifest import Manifest, Threshold, View
-from detectd.scoring import open_detector_bundle
-from detectd.spec import FeatureSpec
+from detectd.bundles.bundle import Bundle, save_bundle
+from detectd.bundles.manifest import Manifest, Threshold, View
+from detectd.bundles.scoring import open_detector_bundle
+from detectd.dsp.spec import FeatureSpec
 from training import calibrate
 from training.baseline import template_scores
 from training.data import Clip, Windows, cut_windows, data_digest

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detectd.scoring import Scorer, open_detector_bundle
-from detectd.synth import Signature, clip, random_negative, random_signature
+from detectd.bundles.scoring import Scorer, open_detector_bundle
+from detectd.dsp.synth import Signature, clip, random_negative, random_signature
 from training import calibrate
 from training.baseline import template_scores
 from training.binary import BinaryRequest, fit_clips

@@ -18,7 +18,7 @@ from whole_path.tape import RATE_HZ
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from detectd.spec import FeatureSpec
+    from detectd.dsp.spec import FeatureSpec
 
 BATCHES = (1, 16, 32)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detectd.synth import Signature, random_phases, reference_power_for, tones_at, white_noise
+from detectd.dsp.synth import Signature, random_phases, reference_power_for, tones_at, white_noise
 
 RATE_HZ = 44_100
 BLOCK = 4410

@@ -1,0 +1,1 @@
+"""Model bundles: written, checked, loaded and scored with."""

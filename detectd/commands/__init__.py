@@ -1,0 +1,1 @@
+"""What the commands of `detectd` do, apart from reading their arguments."""

@@ -1,0 +1,1 @@
+"""config.toml as frozen dataclasses; knows the form, not whether what it names can be had."""

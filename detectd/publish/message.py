@@ -1,0 +1,93 @@
+"""Events and heartbeats as the JSON of docs/protocol.md. Pure."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from detectd.bundles.bundle import Bundle
+from detectd.engine.event import Event
+
+SCHEMA = 1
+HEARTBEAT_TOPIC = "heartbeat"
+_FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
+"""Years 1 to 9999: what RFC 3339 can say."""
+
+
+def topic_of(event: Event) -> str:
+    """Topic of an event's messages."""
+    return f"event/{event.stream}/{event.detector}"
+
+
+def event_message(event: Event, bundle: Bundle, *, threshold: float, run_id: str, seq: int, journaled: bool) -> bytes:
+    """One state of an event as JSON.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        What the detector scored with.
+    threshold : float
+        The detector's `on`.
+    seq : int
+        Number of this message on its topic within the run, from 1.
+    """
+    duration_s = None
+    if event.end_sample is not None:
+        duration_s = (event.end_sample - event.start_sample + 1) / event.sample_rate_hz
+    return _json(
+        {
+            "schema": SCHEMA,
+            "run_id": run_id,
+            "seq": seq,
+            "event_id": event.event_id,
+            "state": event.state,
+            "stream": event.stream,
+            "detector": event.detector,
+            "kind": bundle.manifest.kind,
+            "bundle": bundle.ident,
+            "label": event.label,
+            "start_sample": event.start_sample,
+            "end_sample": event.end_sample,
+            "sample_rate_hz": event.sample_rate_hz,
+            "start_time": rfc3339(event.start_utc_ns),
+            "end_time": None if event.end_utc_ns is None else rfc3339(event.end_utc_ns),
+            "duration_s": duration_s,
+            "score": event.score,
+            "peak_score": event.peak_score,
+            "threshold": threshold,
+            "probability": None,
+            "lines": [
+                {
+                    "frequency_hz": round(line.frequency_hz, 3),
+                    "snr_db": round(line.snr_db, 2),
+                    "bandwidth_hz": round(line.bandwidth_hz, 3),
+                }
+                for line in event.lines
+            ],
+            "gap_samples": event.gap_samples,
+            "journaled": journaled,
+            "end_reason": event.end_reason,
+        }
+    )
+
+
+def heartbeat_message(
+    run_id: str, utc_ns: int, seq: Mapping[str, int], streams: Mapping[str, Mapping[str, Any]]
+) -> bytes:
+    """The heartbeat: the last `seq` of each topic and how each stream is."""
+    return _json({"run_id": run_id, "time": rfc3339(utc_ns), "seq": seq, "streams": streams})
+
+
+def rfc3339(utc_ns: int) -> str:
+    """UTC with nanoseconds; times that a calendar of four-digit years cannot say become its ends.
+
+    >>> rfc3339(1_700_000_000_123_456_789)
+    '2023-11-14T22:13:20.123456789Z'
+    """
+    seconds, nanoseconds = divmod(utc_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(min(max(seconds, _FIRST_S), _LAST_S), UTC)
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}.{nanoseconds:09d}Z"
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -1,0 +1,1 @@
+"""The daemon: threads, sockets and the order of starting and stopping."""

@@ -1,0 +1,95 @@
+"""From configuration to detectors: bundles opened, thresholds settled."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectd.bundles.scoring import open_detector_bundle
+from detectd.config.config import Config, DetectorConfig, FileStream
+from detectd.dsp.features import common_hops
+from detectd.engine.watch import Detector
+from detectd.errors import BundleError, ConfigError, SourceError
+from detectd.send import AudioFile
+
+
+def open_detectors(config: Config) -> list[Detector]:
+    """Open every detector's bundle.
+
+    Raises
+    ------
+    BundleError
+        If a bundle is missing or cannot be trusted.
+    ConfigError
+        If a detector asks its bundle for what it has not.
+    """
+    detectors = [_open(config, detector) for detector in config.detectors]
+    _check_file_rates(config, detectors)
+    return detectors
+
+
+def _check_file_rates(config: Config, detectors: Sequence[Detector]) -> None:
+    """Refuse a file stream that none of the detectors watching it could hear.
+
+    Raises
+    ------
+    ConfigError
+    """
+    for stream in config.streams:
+        watching = [d for d in detectors if d.watches(stream.id)]
+        if not isinstance(stream, FileStream) or not watching:
+            continue
+        rate_hz = file_of(config.path, stream).rate_hz
+        needed_hz = min(detector.min_rate_hz for detector in watching)
+        if rate_hz < needed_hz:
+            raise ConfigError(
+                f"{config.path}: stream '{stream.id}': {stream.path} has {rate_hz} samples/s, "
+                f"its detectors need at least {needed_hz}"
+            )
+
+
+def file_of(path: Path, stream: FileStream) -> AudioFile:
+    """The file that a stream plays.
+
+    Raises
+    ------
+    ConfigError
+        Naming the configuration `path`, the stream and the key, if it cannot be played.
+    """
+    try:
+        return AudioFile(stream.path)
+    except SourceError as error:
+        raise ConfigError(f"{path}: stream '{stream.id}': path: {error}") from error
+
+
+def notices(detector: Detector) -> list[str]:
+    """What a person should know about a detector's settings."""
+    spec = detector.specs[0]
+    hop_s = common_hops(detector.specs, detector.hop_s)[0] * spec.frame_hop_samples / spec.analysis_rate_hz
+    if abs(hop_s - detector.hop_s) < 1e-9:
+        return []
+    return [f"detector '{detector.name}': hop_s = {detector.hop_s:g} is rounded to {hop_s:g}, the bundle's grid"]
+
+
+def _open(config: Config, settings: DetectorConfig) -> Detector:
+    where = f"{config.path}: detector '{settings.name}'"
+    try:
+        scorer = open_detector_bundle(settings.bundle)
+    except BundleError as error:
+        raise BundleError(f"{where}: {error}") from error
+    threshold = scorer.bundle.manifest.threshold
+    if settings.false_alarms_per_day is not None:
+        raise ConfigError(
+            f"{where}: false_alarms_per_day needs a tail model, and bundle {scorer.bundle.ident} has none; "
+            f"expected threshold, or neither (the bundle's own, {threshold.on:g})"
+        )
+    on = threshold.on if settings.threshold is None else settings.threshold
+    return Detector(
+        name=settings.name,
+        scorer=scorer,
+        streams=settings.streams,
+        hop_s=settings.hop_s,
+        on=on,
+        off=threshold.off + (on - threshold.on),
+        alarm_on=settings.alarm_on,
+        min_duration_s=settings.min_duration_s,
+        hold_s=settings.hold_s,
+    )
