@@ -1,1 +1,1 @@
-"""Sound as numbers: sample formats, resampling, the one definition of the features. No clock, and no file but in `clips`."""
+"""Sound as numbers: formats, resampling, the one definition of the features. No clock, and no file but in `clips`."""
