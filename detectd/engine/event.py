@@ -14,10 +14,14 @@ class Event:
     ----------
     event_id : str
         The same in all states of an event.
+    kind, bundle, threshold : str, str, float
+        Of the detector as it was when this was scored: what the bundle is, its name and digest, and its `on`.
     start_sample, end_sample : int
         First and last sample, inclusive; the end is None while the event goes on.
     start_utc_ns, end_utc_ns : int
         When these two were captured.
+    heard_sample, heard_utc_ns : int
+        The end if there is one, else where it would be if nothing more were heard.
     score, peak_score : float
         Of the last window, and of the most extreme one.
     lines : tuple of Line
@@ -30,12 +34,17 @@ class Event:
     state: State
     stream: str
     detector: str
+    kind: str
+    bundle: str
+    threshold: float
     label: str
     start_sample: int
     end_sample: int | None
     sample_rate_hz: int
     start_utc_ns: int
     end_utc_ns: int | None
+    heard_sample: int
+    heard_utc_ns: int
     score: float
     peak_score: float
     lines: tuple[Line, ...]

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from detectd.bundles.bundle import Bundle
 from detectd.engine.event import Event
 
 SCHEMA = 1
@@ -19,15 +18,11 @@ def topic_of(event: Event) -> str:
     return f"event/{event.stream}/{event.detector}"
 
 
-def event_message(event: Event, bundle: Bundle, *, threshold: float, run_id: str, seq: int, journaled: bool) -> bytes:
+def event_message(event: Event, *, run_id: str, seq: int, journaled: bool) -> bytes:
     """One state of an event as JSON.
 
     Parameters
     ----------
-    bundle : Bundle
-        What the detector scored with.
-    threshold : float
-        The detector's `on`.
     seq : int
         Number of this message on its topic within the run, from 1.
     """
@@ -43,8 +38,8 @@ def event_message(event: Event, bundle: Bundle, *, threshold: float, run_id: str
             "state": event.state,
             "stream": event.stream,
             "detector": event.detector,
-            "kind": bundle.manifest.kind,
-            "bundle": bundle.ident,
+            "kind": event.kind,
+            "bundle": event.bundle,
             "label": event.label,
             "start_sample": event.start_sample,
             "end_sample": event.end_sample,
@@ -54,7 +49,7 @@ def event_message(event: Event, bundle: Bundle, *, threshold: float, run_id: str
             "duration_s": duration_s,
             "score": event.score,
             "peak_score": event.peak_score,
-            "threshold": threshold,
+            "threshold": event.threshold,
             "probability": None,
             "lines": [
                 {

@@ -10,7 +10,6 @@ from typing import Any
 import zmq
 
 from detectd.engine.event import Event
-from detectd.engine.watch import Detector
 from detectd.publish.message import HEARTBEAT_TOPIC, event_message, heartbeat_message, topic_of
 from detectd.sockets import Context, bind
 
@@ -30,8 +29,6 @@ class Publisher:
     ----------
     endpoint : str
         Where PUB is bound.
-    detectors : mapping
-        By name: whose bundle and threshold an event carries.
     streams : callable
         The heartbeat's table of streams.
     on_published : callable
@@ -43,12 +40,10 @@ class Publisher:
         context: Context,
         endpoint: str,
         run_id: str,
-        detectors: Mapping[str, Detector],
         streams: Callable[[], Mapping[str, Mapping[str, Any]]],
         on_published: Callable[[Event], None],
     ) -> None:
         self._run_id = run_id
-        self._detectors = detectors
         self._streams = streams
         self._on_published = on_published
         self._seq: Counter[str] = Counter()
@@ -97,15 +92,7 @@ class Publisher:
     def _publish(self, event: Event) -> None:
         topic = topic_of(event)
         self._seq[topic] += 1
-        detector = self._detectors[event.detector]
-        message = event_message(
-            event,
-            detector.scorer.bundle,
-            threshold=detector.on,
-            run_id=self._run_id,
-            seq=self._seq[topic],
-            journaled=False,
-        )
+        message = event_message(event, run_id=self._run_id, seq=self._seq[topic], journaled=False)
         self._send(topic, message)
         self._on_published(event)
 

@@ -75,9 +75,7 @@ class Daemon:
 
     def _bind(self) -> None:
         config, wake = self.config, threading.Event()
-        self._publisher = Publisher(
-            self._context, config.publish.events, self.run_id, self._detectors, self._heartbeat, self._published
-        )
+        self._publisher = Publisher(self._context, config.publish.events, self.run_id, self._heartbeat, self._published)
         self._loop = EngineLoop(self._engine, wake, self._metrics, self._tell)
         self._intake = Intake(
             lru_cache(maxsize=65536)(self._admit),
