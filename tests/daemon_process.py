@@ -28,6 +28,7 @@ bind = ["tcp://127.0.0.1:0"]
 connect = {connect}
 [publish]
 events = "tcp://127.0.0.1:0"
+replay = "tcp://127.0.0.1:0"
 [metrics]
 bind = "127.0.0.1:0"
 """

@@ -38,7 +38,7 @@ __all__ = [
     "matches",
 ]
 
-TABLES = ("service", "ingest", "publish", "metrics", "security", "stream", "detector")
+TABLES = ("service", "ingest", "publish", "journal", "metrics", "security", "stream", "detector")
 DETECTOR_KEYS = (
     "name",
     "bundle",
@@ -75,6 +75,13 @@ class PublishConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalConfig:
+    max_age_days: float
+    max_size_mb: float
+    """Of the file and its write-ahead log together; 1 MB = 1,000,000 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsConfig:
     host: str
     port: int
@@ -107,6 +114,7 @@ class Config:
     service: ServiceConfig
     ingest: IngestConfig
     publish: PublishConfig
+    journal: JournalConfig
     metrics: MetricsConfig
     security: SecurityConfig
     streams: tuple[StreamConfig, ...]
@@ -139,6 +147,7 @@ def load_config(path: str | Path) -> Config:
         service=_service(_table(root, "service"), folder),
         ingest=_ingest(_table(root, "ingest"), folder),
         publish=_publish(_table(root, "publish"), folder),
+        journal=_journal(_table(root, "journal")),
         metrics=_metrics(_table(root, "metrics")),
         security=_security(_table(root, "security")),
         streams=tuple(read_stream(table, folder) for table in _tables(root, "stream", "id")),
@@ -188,6 +197,14 @@ def _publish(table: Table, folder: Path) -> PublishConfig:
     return PublishConfig(
         events=_accept(table, "events", "tcp://127.0.0.1:5557", lambda text: local_endpoint(text, folder)),
         replay=_accept(table, "replay", "tcp://127.0.0.1:5558", lambda text: local_endpoint(text, folder)),
+    )
+
+
+def _journal(table: Table) -> JournalConfig:
+    table.check_keys(("max_age_days", "max_size_mb"))
+    return JournalConfig(
+        max_age_days=table.number("max_age_days", 30.0, Range(0, 36_500, above=True)),
+        max_size_mb=table.number("max_size_mb", 512.0, Range(8, 1_000_000)),
     )
 
 
