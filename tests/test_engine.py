@@ -409,7 +409,7 @@ def test_a_stream_forgotten_gives_up_its_place(scorer):
     feeder.put(sound(RATE_HZ, 3, tone_s=[(0, 3)]))
     drain(engine)
     (ended,) = engine.remove("yard")
-    assert ended.end_reason is EndReason.STREAM_LOST
+    assert ended.end_reason is EndReason.RELOAD
     assert not engine.watches("yard")
     again = Feeder(engine)
     again.put(sound(RATE_HZ, 3))

@@ -22,7 +22,7 @@ dsp: lines
 engine: tracker event
 onnx_guard: protobuf proto shapes layers graph
 bundles: arrays manifest golden bundle scoring
-engine: watch engine
+engine: bank watch feed engine
 config: endpoint stream_config config
 monitor: exposition metrics http log
 sockets send

@@ -47,8 +47,12 @@ class AnalysisAudio:
         self._resamplers: dict[int, Resampler] = {}
         self._rates: dict[int, int] = {}
         self._free: list[int] = []
-        push_samples = int(MAX_PUSH_S * analysis_rate_hz) + 1
-        self.history = History(int(keep_s * analysis_rate_hz) + 2 * push_samples, push_samples)
+        self._push_samples = int(MAX_PUSH_S * analysis_rate_hz) + 1
+        self.history = History(self._kept(keep_s), self._push_samples)
+
+    def extend(self, keep_s: float) -> None:
+        """Keep at least so many seconds readable from now on."""
+        self.history.extend(self._kept(keep_s))
 
     def add(self, rate_hz: int) -> int:
         """Begin a stream of `rate_hz`; returns its slot."""
@@ -90,16 +94,24 @@ class AnalysisAudio:
         rest = self._resamplers[self._rates[slot]].flush(slot)
         self.history.append(slot, rest * np.float32(scale))
 
+    def _kept(self, keep_s: float) -> int:
+        return int(keep_s * self.rate_hz) + 2 * self._push_samples
+
 
 class Features:
     """Windows of every stream of an `AnalysisAudio`, after one FeatureSpec.
 
     Positions are counted in steps of ``spec.frame_hop_samples`` since the segment's start; a window may begin at any.
+
+    Attributes
+    ----------
+    source : AnalysisAudio
+        What they are made of.
     """
 
     def __init__(self, spec: FeatureSpec, audio: AnalysisAudio) -> None:
         self.spec = spec
-        self._audio = audio
+        self.source = audio
         self._taper = taper_of(spec)
         self._step = spec.frame_hop_samples
         self._band = slice(spec.first_bin, spec.first_bin + spec.n_bins)
@@ -110,10 +122,13 @@ class Features:
             self._frames = History(spec.n_frames + new, new, (spec.n_bins,))
 
     def begin(self, slot: int, mask_hz: Sequence[float] = ()) -> None:
-        """Start or restart a stream's segment, ignoring the tones in `mask_hz`."""
+        """Start or restart a stream's segment, or join it, ignoring the tones in `mask_hz`.
+
+        Who joins a segment that goes on hears all of it that the audio still remembers.
+        """
         if self._frames:
             self._frames.ensure(slot)
-            self._frames.reset(slot)
+            self._frames.reset(slot, -(-self.source.history.first(slot) // self._step))
         self._masks.pop(slot, None)
         if mask_hz:
             self._masks[slot] = mask_of(self.spec, mask_hz)
@@ -128,22 +143,28 @@ class Features:
         counts: list[int] = []
         for slot in slots:
             done = self._frames.end(slot)
-            count = max(0, (self._audio.history.end(slot) - length) // self._step + 1 - done)
+            count = max(0, (self.source.history.end(slot) - length) // self._step + 1 - done)
             counts.append(count)
             owners += [slot] * count
             starts += range(done * self._step, (done + count) * self._step, self._step)
         if not owners:
             return
-        frames = self._spectra(self._audio.history.take(np.array(owners), np.array(starts), length))
+        frames = self._spectra(self.source.history.take(np.array(owners), np.array(starts), length))
         row = 0
         for slot, count in zip(slots, counts, strict=True):
             if count:
                 self._frames.append(slot, self._unmasked(slot, frames[row : row + count]))
                 row += count
 
+    def oldest(self, slot: int) -> int:
+        """The first position that a window can still be made of."""
+        if self._frames:
+            return self._frames.first(slot)
+        return -(-self.source.history.first(slot) // self._step)
+
     def positions(self, slot: int) -> int:
         """How many positions have their whole window by now."""
-        behind = self._audio.history.end(slot) - (self.spec.window_samples - self.spec.guard_samples)
+        behind = self.source.history.end(slot) - (self.spec.window_samples - self.spec.guard_samples)
         return max(0, behind // self._step + 1)
 
     def windows(self, slots: NDArray[np.intp], positions: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -158,7 +179,7 @@ class Features:
 
     def audio(self, slots: NDArray[np.intp], positions: NDArray[np.intp]) -> NDArray[np.float32]:
         """The samples behind windows at the analysis rate, but for the guard at their end, shape ``(n, n_samples)``."""
-        return self._audio.history.take(
+        return self.source.history.take(
             slots, positions * self._step, self.spec.window_samples - self.spec.guard_samples
         )
 

@@ -46,9 +46,23 @@ class History:
             grown[: len(self._rows)] = self._rows
             self._rows = grown
 
-    def reset(self, slot: int) -> None:
-        """Begin again at row 0."""
-        self._first[slot] = self._fill[slot] = 0
+    def reset(self, slot: int, first: int = 0) -> None:
+        """Begin again at a row number."""
+        self._first[slot], self._fill[slot] = first, 0
+
+    def extend(self, keep: int) -> None:
+        """Keep at least so many rows from now on; what is gone does not come back."""
+        if keep <= self._keep:
+            return
+        grown = np.empty((len(self._rows), self._capacity + keep - self._keep, *self._row_shape), np.float32)
+        grown[:, : self._capacity] = self._rows
+        self._rows = grown
+        self._capacity += keep - self._keep
+        self._keep = keep
+
+    def first(self, slot: int) -> int:
+        """Number of the oldest row that can be read."""
+        return self._first[slot]
 
     def end(self, slot: int) -> int:
         """Rows appended since the reset; the number of the next row."""

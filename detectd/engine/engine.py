@@ -12,18 +12,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from detectd.dsp.features import MAX_PUSH_S, AnalysisAudio, Features
-from detectd.dsp.spec import FeatureSpec
+from detectd.dsp.features import AnalysisAudio, Features
+from detectd.engine.bank import Bank, Segment
 from detectd.engine.event import Event
+from detectd.engine.feed import Feed, Turn
 from detectd.engine.tracker import EndReason
 from detectd.engine.watch import Detector, Watch
-from detectd.streams.backlog import Break, Chunk, Mark
-from detectd.streams.stream import SampleClock, Stream
+from detectd.streams.backlog import Break, Mark
+from detectd.streams.stream import Stream
 
 CHUNK = 32
 """Windows a network call: larger batches no longer fit the cache and are slower."""
 
-_FASTER = 1.5
 OVERLOAD_LAG_S = 0.5
 OVERLOAD_AFTER_S = 1.0
 """Windows are shed once the oldest waiting audio has been this late for this long; a hiccup sheds nothing."""
@@ -69,75 +69,6 @@ class Report:
     batches: dict[str, Batch] = field(default_factory=dict[str, Batch])
 
 
-class _Feed:
-    """The engine's side of a stream."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.clock = SampleClock()
-        self.slots: dict[AnalysisAudio, int] = {}
-        self.views: list[tuple[Features, int]] = []
-        self.watches: list[Watch] = []
-        self.next_sample = 0
-        self.rate_hz = 0
-        self.scale = 1.0
-        self.quantum = 1
-        self.keep_samples = 0
-        self.begun: dict[str, int] = {}
-
-    def note(self, chunks: list[Chunk]) -> list[NDArray[np.generic]]:
-        """Keep the clock and the index; returns the samples."""
-        if chunks:
-            self.clock.add(chunks)
-            self.next_sample = chunks[-1].first_sample + len(chunks[-1].samples)
-            self.clock.forget_before(self.next_sample - self.keep_samples)
-        return [chunk.samples for chunk in chunks]
-
-    def want(self) -> None:
-        """Say how much has to wait for the next turn: until a window is complete there is nothing to score."""
-        backlog = self.stream.backlog
-        complete = min((watch.wanted_sample for watch in self.watches), default=self.next_sample + self.quantum)
-        most = min(self.quantum // 2, backlog.capacity_samples // 4)
-        backlog.want(max(1, min(complete + 1 - self.next_sample, most)))
-
-    def late_s(self, oldest_s: float, now_s: float) -> float:
-        """How long audio of this arrival has been waiting beyond what it takes for enough to come.
-
-        Where more than that time's audio waits, the sender is faster than real time: no sign that the engine is slow.
-        """
-        if self.stream.backlog.pending > _FASTER * (now_s - oldest_s) * self.rate_hz:
-            return 0.0
-        patience_s = self.stream.backlog.wanted_samples / self.rate_hz if self.rate_hz else 0.0
-        return max(0.0, now_s - oldest_s - patience_s)
-
-    def flush(self) -> None:
-        """Bring out what the filters hold."""
-        for audio, slot in self.slots.items():
-            audio.flush(slot, self.scale)
-
-
-@dataclass(slots=True)
-class _Turn:
-    """What one step takes of a stream: chunks that follow on each other, and the marks behind them."""
-
-    feed: _Feed
-    chunks: list[Chunk]
-    marks: list[Mark]
-
-    def arrived_s(self, sample: int) -> float | None:
-        """When a sample arrived; one from before this turn counts as the turn's first."""
-        arrived_s = None
-        for chunk in reversed(self.chunks):
-            arrived_s = chunk.arrived_s
-            if chunk.first_sample <= sample:
-                break
-        return arrived_s
-
-    @property
-    def full(self) -> bool:
-        return sum(len(chunk.samples) for chunk in self.chunks) >= self.feed.quantum
-
-
 class Engine:
     """Streams in, events out.
 
@@ -147,16 +78,25 @@ class Engine:
     """
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
-        self.detectors = tuple(detectors)
-        self._feeds: dict[str, _Feed] = {}
-        self._ready: deque[_Feed] = deque()
-        self._audio: dict[tuple[int, float], AnalysisAudio] = {}
-        self._features: dict[FeatureSpec, Features] = {}
+        self.detectors: tuple[Detector, ...] = ()
+        self._feeds: dict[str, Feed] = {}
+        self._ready: deque[Feed] = deque()
+        self._bank = Bank()
         self._late_since_s: float | None = None
-        for key in {_audio_key(spec) for detector in detectors for spec in detector.specs}:
-            specs = [spec for detector in detectors for spec in detector.specs if _audio_key(spec) == key]
-            self._audio[key] = AnalysisAudio(*key, keep_s=max(spec.window_s for spec in specs))
-            self._features |= {spec: Features(spec, self._audio[key]) for spec in specs}
+        self.swap(detectors)
+
+    def swap(self, detectors: Sequence[Detector]) -> list[Event]:
+        """Use these detectors from the next window on.
+
+        Those that were there before keep their place in every stream, and their events go on; events of the others
+        end. New ones hear what is remembered, so that no window is missed where one takes another's place.
+        """
+        specs = {spec for detector in detectors for spec in detector.specs}
+        self.detectors = tuple(detectors)
+        self._bank.need(specs)
+        ended = [event for feed in self._feeds.values() for event in self._rewatch(feed)]
+        self._bank.keep_only(specs)
+        return ended
 
     def detectors_of(self, stream_id: str) -> list[Detector]:
         """Detectors that watch a stream by its id, whatever its rate."""
@@ -164,16 +104,14 @@ class Engine:
 
     def add(self, stream: Stream) -> None:
         """Take a stream in; its backlog's first mark must begin an epoch."""
-        feed = self._feeds[stream.id] = _Feed(stream)
+        feed = self._feeds[stream.id] = Feed(stream)
         stream.backlog.listen(partial(self._ready.append, feed))
 
     def remove(self, stream_id: str) -> list[Event]:
-        """Forget a stream; its event, if one goes on, ends."""
+        """Forget a stream that is wanted no more; its event, if one goes on, ends."""
         feed = self._feeds.pop(stream_id)
-        for audio, slot in feed.slots.items():
-            audio.remove(slot)
-        ended = [watch.end(EndReason.STREAM_LOST) for watch in feed.watches]
-        feed.slots, feed.views, feed.watches = {}, [], []
+        ended = [watch.end(EndReason.RELOAD) for watch in feed.watches]
+        feed.close()
         return [event for event in ended if event is not None]
 
     def watches(self, stream_id: str) -> list[Watch]:
@@ -201,7 +139,7 @@ class Engine:
             return report
         shed = self._overloaded(turns, now())
         self._hear(turns)
-        due: dict[str, list[tuple[_Turn, Watch, int]]] = {}
+        due: dict[str, list[tuple[Turn, Watch, int]]] = {}
         for turn in turns:
             for watch in turn.feed.watches:
                 numbers = watch.due(turn.feed.next_sample)
@@ -226,11 +164,11 @@ class Engine:
         ended = [watch.end(reason) for feed in self._feeds.values() for watch in feed.watches]
         return [event for event in ended if event is not None]
 
-    def _drain(self) -> list[_Turn]:
+    def _drain(self) -> list[Turn]:
         ready = [self._ready.popleft() for _ in range(len(self._ready))]
-        return [_Turn(feed, *feed.stream.backlog.take(feed.quantum)) for feed in ready]
+        return [Turn(feed, *feed.stream.backlog.take(feed.quantum)) for feed in ready]
 
-    def _overloaded(self, turns: list[_Turn], now_s: float) -> bool:
+    def _overloaded(self, turns: list[Turn], now_s: float) -> bool:
         late_s = max((turn.feed.late_s(turn.chunks[0].arrived_s, now_s) for turn in turns if turn.chunks), default=0.0)
         if late_s < OVERLOAD_LAG_S:
             self._late_since_s = None
@@ -238,12 +176,12 @@ class Engine:
             self._late_since_s = now_s
         return self._late_since_s is not None and now_s - self._late_since_s >= OVERLOAD_AFTER_S
 
-    def _hear(self, turns: list[_Turn]) -> None:
+    def _hear(self, turns: list[Turn]) -> None:
         """Bring the new audio of all streams into the features."""
         batches: dict[AnalysisAudio, list[tuple[int, list[NDArray[np.generic]], float]]] = {}
         for turn in turns:
             pieces = turn.feed.note(turn.chunks)
-            for audio, slot in turn.feed.slots.items() if pieces else ():
+            for audio, slot in turn.feed.slots if pieces else ():
                 batches.setdefault(audio, []).append((slot, pieces, turn.feed.scale))
         for audio, batch in batches.items():
             audio.push(batch)
@@ -259,7 +197,7 @@ class Engine:
 
     @staticmethod
     def _score(
-        windows: list[tuple[_Turn, Watch, int]], batch: Batch, events: list[Event], now: Callable[[], float]
+        windows: list[tuple[Turn, Watch, int]], batch: Batch, events: list[Event], now: Callable[[], float]
     ) -> None:
         """Score windows of one detector together and give each watch its own."""
         detector = windows[0][1].detector
@@ -285,7 +223,7 @@ class Engine:
             if arrived_s is not None:
                 batch.latencies_s.append(scored_s - arrived_s)
 
-    def _break(self, feed: _Feed, mark: Mark, events: list[Event]) -> None:
+    def _break(self, feed: Feed, mark: Mark, events: list[Event]) -> None:
         """Do what a mark says, after all that came before it was scored."""
         ended: list[Event | None]
         match mark.kind:
@@ -301,40 +239,70 @@ class Engine:
                     self._tune(feed, mark)
                 feed.clock.reset(feed.rate_hz)
         events += [event for event in ended if event is not None]
-        for audio, slot in feed.slots.items():
-            audio.reset(slot)
-        for features, slot in feed.views:
-            features.begin(slot, feed.stream.mask_hz)
+        self._begin_segment(feed)
+
+    def _begin_segment(self, feed: Feed) -> None:
+        """Nothing before this counts; what joined at different times becomes one."""
+        if len(feed.segments) == 1:
+            feed.segments[0].restart(feed.next_sample, feed.stream.mask_hz)
+        else:
+            for segment in feed.segments:
+                segment.close()
+            feed.segments = [Segment(feed.next_sample)]
+            for watch in feed.watches:
+                watch.views = self._equip(feed, feed.segments[0], watch.detector)
+            feed.settle()
         for watch in feed.watches:
             watch.begin_segment(feed.next_sample)
 
-    def _tune(self, feed: _Feed, mark: Mark) -> None:
+    def _tune(self, feed: Feed, mark: Mark) -> None:
         """Set a stream up for the rate of a new epoch."""
         feed.scale = mark.scale
         if feed.rate_hz == mark.rate_hz:
             return
-        feed.rate_hz = mark.rate_hz
-        for audio, slot in feed.slots.items():
-            audio.remove(slot)
-        able = [d for d in self.detectors_of(feed.stream.id) if mark.rate_hz >= d.min_rate_hz]
-        feed.slots = {}
-        views: dict[FeatureSpec, tuple[Features, int]] = {}
-        for spec in (spec for detector in able for spec in detector.specs):
-            audio = self._audio[_audio_key(spec)]
-            if audio not in feed.slots:
-                feed.slots[audio] = audio.add(mark.rate_hz)
-            views[spec] = (self._features[spec], feed.slots[audio])
-        feed.views = list(views.values())
         feed.begun |= {watch.detector.name: watch.events for watch in feed.watches}
-        feed.watches = [
-            Watch(detector, feed.stream, [views[spec] for spec in detector.specs], mark.rate_hz) for detector in able
-        ]
-        for watch in feed.watches:
-            watch.events = feed.begun.get(watch.detector.name, 0)
-        feed.quantum = max(1, int(MAX_PUSH_S * mark.rate_hz))
-        longest_s = max((spec.window_s for spec in views), default=0.0)
-        feed.keep_samples = int((longest_s + 2 * MAX_PUSH_S) * mark.rate_hz)
+        feed.close()
+        feed.rate_hz = mark.rate_hz
+        feed.segments = [Segment(feed.next_sample)]
+        feed.watches = [self._watch(feed, feed.segments[0], detector) for detector in self._able(feed)]
+        feed.settle()
 
+    def _rewatch(self, feed: Feed) -> list[Event]:
+        """Have a stream watched by the detectors of now; returns the ends of events of those that are no more."""
+        if not feed.rate_hz:
+            return []
+        before = {watch.detector: watch for watch in feed.watches}
+        able = self._able(feed)
+        if list(before) == able:
+            return []
+        gone = [watch for detector, watch in before.items() if detector not in able]
+        ended = [watch.end(EndReason.RELOAD) for watch in gone]
+        feed.begun |= {watch.detector.name: watch.events for watch in gone}
+        feed.watches = [before.get(detector) or self._join(feed, detector) for detector in able]
+        for segment in feed.segments:
+            segment.keep_only({features.spec for watch in feed.watches for features, _ in watch.views})
+        feed.segments = [segment for segment in feed.segments if segment.slots]
+        feed.settle()
+        return [event for event in ended if event is not None]
 
-def _audio_key(spec: FeatureSpec) -> tuple[int, float]:
-    return spec.analysis_rate_hz, spec.band_high_hz
+    def _join(self, feed: Feed, detector: Detector) -> Watch:
+        """Watch a segment that goes on, as far back as its audio is remembered; else one that begins now."""
+        held = [segment for segment in feed.segments if self._bank.holds(segment, detector.specs)]
+        segment = held[0] if held else Segment(feed.next_sample)
+        if not held:
+            feed.segments.append(segment)
+        watch = self._watch(feed, segment, detector)
+        watch.join(segment.first_sample, feed.next_sample)
+        return watch
+
+    def _watch(self, feed: Feed, segment: Segment, detector: Detector) -> Watch:
+        watch = Watch(detector, feed.stream, self._equip(feed, segment, detector), feed.rate_hz)
+        watch.events = feed.begun.get(detector.name, 0)
+        return watch
+
+    def _equip(self, feed: Feed, segment: Segment, detector: Detector) -> list[tuple[Features, int]]:
+        return self._bank.equip(segment, detector.specs, feed.rate_hz, feed.stream.mask_hz)
+
+    def _able(self, feed: Feed) -> list[Detector]:
+        """The detectors that watch a stream and can, at its present rate."""
+        return [d for d in self.detectors_of(feed.stream.id) if feed.rate_hz >= d.min_rate_hz]

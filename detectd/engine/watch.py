@@ -105,6 +105,13 @@ class Watch:
         self._next = 0
         self._segment_sample = first_sample
 
+    def join(self, first_sample: int, end_sample: int) -> None:
+        """Begin in the midst of the segment that began with `first_sample`: with the first window not yet complete."""
+        self.begin_segment(first_sample)
+        self.due(end_sample)
+        for (features, slot), hop in zip(self.views, self.hops, strict=True):
+            self._next = max(self._next, -(-features.oldest(slot) // hop))
+
     def due(self, end_sample: int) -> range:
         """Numbers of the windows that end before `end_sample` and were not handed out before."""
         ready = min(
