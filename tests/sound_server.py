@@ -23,6 +23,7 @@ import pytest
 START_S = 20
 CONTROL_S = 20
 BYTES_PER_SAMPLE = 2
+PAGE = 4096
 ALSA_PLUGIN = "lib*/**/alsa-lib/libasound_module_pcm_pulse.so"
 USR = Path("/usr")
 
@@ -204,10 +205,10 @@ class PipeMicrophone(Microphone):
 
     Attributes
     ----------
-    ppm : float, how fast its clock goes against ours, parts per million; may be set at any time
+    ppm : float, how fast its clock goes against ours, parts per million
     silent : bool, while set nothing is handed over: its clock goes on, the samples are lost
     position : int, of the next sample
-    lost : list of (position, n) that nobody took
+    lost : deque of (position, n) that nobody took
     """
 
     BLOCK_S = 0.01
@@ -217,6 +218,9 @@ class PipeMicrophone(Microphone):
         super().__init__(*args, **kwargs)
         self.ppm, self.silent = ppm, False
         self.position, self.lost = 0, collections.deque()
+        self._frame_bytes = BYTES_PER_SAMPLE * self.channels
+        # What the server reads at once must be whole frames.
+        assert PAGE % self._frame_bytes == 0, f"{self.channels} channels"
         self._skip = 0
         self._fifo = None
         self._stopped = threading.Event()
@@ -238,7 +242,12 @@ class PipeMicrophone(Microphone):
         """Lose `n` samples at once, without time passing."""
         self._skip += n
 
+    def utc_ns(self, position):
+        """When a sample was due, where none was skipped."""
+        return self._began_utc_ns + position * 1e9 / (self.rate_hz * (1 + self.ppm * 1e-6))
+
     def begin(self):
+        self._began_utc_ns = time.time_ns()
         self._thread.start()
 
     def end(self):
@@ -254,35 +263,49 @@ class PipeMicrophone(Microphone):
             last_s = now_s
             n_skipped, self._skip = self._skip, 0
             if n_skipped:
-                self.lost.append((self.position, n_skipped))
+                self._lose(self.position, n_skipped)
                 self.position += n_skipped
             n, due = int(due), due % 1
             while n:
-                # A write of at most 4096 bytes is taken whole or not at all.
-                n_block = min(n, 4096 // (BYTES_PER_SAMPLE * self.channels))
+                # A write of a page or less is taken whole or not at all.
+                n_block = min(n, PAGE // self._frame_bytes)
                 self._hand_over(n_block)
                 n -= n_block
         self._close()
 
     def _hand_over(self, n):
         if self.silent or not self._took(self.sound(self.position, n).astype("<i2").tobytes()):
-            self.lost.append((self.position, n))
+            self._lose(self.position, n)
         self.position += n
+
+    def _lose(self, position, n):
+        self.lost.append((position, n))
 
     def _took(self, data):
         try:
             if self._fifo is None:
-                self._fifo = os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK)
-                # Little waits here while nobody records: what is heard first is new.
-                held = self.HELD_S * self.rate_hz * self.channels * BYTES_PER_SAMPLE
-                fcntl.fcntl(self._fifo, fcntl.F_SETPIPE_SZ, max(4096, int(held)))
-            os.write(self._fifo, data)
-        except BlockingIOError:
-            return False  # the server stands still
+                self._open()
+            try:
+                os.write(self._fifo, data)
+            except BlockingIOError:
+                # Nobody records, or the server stands still: as in a sound card, the new takes the place of the old.
+                self._drop_old()
+                os.write(self._fifo, data)
         except OSError:
             self._close()  # unplugged, or no server
             return False
         return True
+
+    def _open(self):
+        self._fifo = os.open(self.fifo, os.O_WRONLY | os.O_NONBLOCK)
+        held = int(self.HELD_S * self.rate_hz * self._frame_bytes)
+        fcntl.fcntl(self._fifo, fcntl.F_SETPIPE_SZ, max(PAGE, held))
+
+    def _drop_old(self):
+        # Open for this moment only: a reader of our own would hide that the server's has gone.
+        with os.fdopen(os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as drain:
+            n_old = len(drain.read(1 << 20) or b"") // self._frame_bytes
+        self._lose(self.position - n_old, n_old)
 
     def _close(self):
         if self._fifo is not None:
