@@ -3,7 +3,7 @@
 Never raises for what a sender did: a block is taken, or refused by reason and counted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +120,7 @@ class Intake:
         self._on_stream = on_stream
         self._on_gone = on_gone
         self._on_refused = on_refused
+        self._expected: frozenset[str] = frozenset()
         self._crowded: set[Stream] = set()
         self._sources: dict[tuple[str, bool], _Source] = {}
 
@@ -146,6 +147,67 @@ class Intake:
             if refusal is not None:
                 self._on_refused(refusal)
 
+    def reconsider(
+        self,
+        admit: Callable[[str, int, bool], Admission],
+        max_backlog_s: float,
+        expected: Collection[str],
+    ) -> None:
+        """Ask of every stream anew whether it is wanted, after the configuration has changed.
+
+        What is wanted still goes on without a break. What is not is forgotten.
+
+        Parameters
+        ----------
+        admit, max_backlog_s
+            As when this was made.
+        expected : collection of str
+            Ids of the daemon's own streams: they are there, and stay, whether they were ever heard or not.
+        """
+        self._admit, self._max_backlog_s, self._expected = admit, max_backlog_s, frozenset(expected)
+        for key, source in list(self._sources.items()):
+            if not self._renew(source, *key):
+                source.end()
+                del self._sources[key]
+        for stream in list(self.streams.values()):
+            admission = admit(stream.id, stream.rate_hz, stream.id in self._expected)
+            if not admission.known:
+                self._forget(stream)
+            elif stream.mask_hz != admission.mask_hz:
+                stream.mask_hz = admission.mask_hz
+                stream.backlog.mark(Mark(Break.GAP, 0))
+            stream.backlog.capacity_samples = int(max_backlog_s * stream.rate_hz)
+        for stream_id in expected:
+            self._stream(stream_id, admit(stream_id, 0, True))
+
+    def _renew(self, source: _Source, source_id: str, local: bool) -> bool:
+        """Compare a source's streams with those wanted of it; returns whether any is."""
+        _, channels, rate_hz = source.format
+        admissions = {i: self._admit(i, rate_hz, local) for i in channel_ids(source_id, channels)}
+        if not any(admission.known and admission.rate_holds for admission in admissions.values()):
+            return False
+        before = {stream.id: stream for stream in source.streams}
+        source.channels, source.streams = [], []
+        for channel, (stream_id, admission) in enumerate(admissions.items()):
+            if not admission.known:
+                continue
+            stream = before.pop(stream_id, None)
+            if stream is None:
+                stream = self._stream(stream_id, admission)
+                if stream.up:  # another source's
+                    continue
+                self._adopt(stream, source, source.sequencer.expected)
+                stream.up, stream.heard_s = source.up, source.heard_s
+            source.channels.append(channel)
+            source.streams.append(stream)
+        for stream in before.values():
+            _end(stream)
+        return True
+
+    def _forget(self, stream: Stream) -> None:
+        del self.streams[stream.id]
+        self._on_gone(stream)
+
     def end_silent(self, listened_s: float) -> None:
         """End the streams that were silent for too long, and forget those that have been for very long."""
         for key, source in list(self._sources.items()):
@@ -155,9 +217,8 @@ class Intake:
             elif not source.up and silent_s >= FORGET_S:
                 del self._sources[key]
         for stream in list(self.streams.values()):
-            if not stream.up and listened_s - stream.heard_s >= FORGET_S:
-                del self.streams[stream.id]
-                self._on_gone(stream)
+            if not stream.up and listened_s - stream.heard_s >= FORGET_S and stream.id not in self._expected:
+                self._forget(stream)
 
     @property
     def crowded(self) -> bool:
@@ -198,7 +259,7 @@ class Intake:
         """Why an epoch of this source is not wanted, if so."""
         known = [
             (stream_id, admission)
-            for stream_id in channel_ids(header)
+            for stream_id in channel_ids(header.stream_id, header.channels)
             if (admission := self._admit(stream_id, header.rate_hz, local)).known
         ]
         if not known:
@@ -217,18 +278,24 @@ class Intake:
 
     def _begin_epoch(self, source: _Source, header: Header, *, local: bool) -> None:
         source.format = header[1:4]
-        admissions = [(i, self._admit(i, header.rate_hz, local)) for i in channel_ids(header)]
+        ids = channel_ids(header.stream_id, header.channels)
+        admissions = [(stream_id, self._admit(stream_id, header.rate_hz, local)) for stream_id in ids]
         source.channels = [channel for channel, (_, admission) in enumerate(admissions) if admission.known]
         before, source.streams = source.streams, [self._stream(*admissions[channel]) for channel in source.channels]
         for stream in before:
             if stream not in source.streams:
                 _end(stream)
         for stream in source.streams:
-            stream.owner = source
-            stream.rate_hz = header.rate_hz
-            stream.backlog.capacity_samples = int(self._max_backlog_s * header.rate_hz)
-        scale = SampleFormat(header.sample_format).scale
-        source.mark(Mark(Break.EPOCH, 0, header.first_sample, header.rate_hz, scale))
+            self._adopt(stream, source, header.first_sample)
+
+    def _adopt(self, stream: Stream, source: _Source, first_sample: int) -> None:
+        """Have a stream be a source's channel from a sample on."""
+        sample_format, _, rate_hz = source.format
+        stream.owner = source
+        stream.rate_hz = rate_hz
+        stream.backlog.capacity_samples = int(self._max_backlog_s * rate_hz)
+        scale = SampleFormat(sample_format).scale
+        stream.backlog.mark(Mark(Break.EPOCH, 0, first_sample, rate_hz, scale))
 
     def _stream(self, stream_id: str, admission: Admission) -> Stream:
         if stream_id not in self.streams:

@@ -57,6 +57,11 @@ class Sequencer:
         """The epoch that goes on."""
         return self._epoch
 
+    @property
+    def expected(self) -> int:
+        """Index of the sample that should come next."""
+        return self._expected
+
     def place(self, header: Header) -> Placement | Refusal:
         """Place the next block of this source; what is refused changes nothing but the count towards a resync."""
         if header.epoch != self._epoch:

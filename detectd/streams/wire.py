@@ -148,11 +148,9 @@ def is_stream_id(text: str) -> bool:
     return len(name) <= _NAME_BYTES and _STREAM_ID.match(name) is not None
 
 
-def channel_ids(header: Header) -> list[str]:
-    """Stream ids of a block's channels, in order."""
-    if header.channels == 1:
-        return [header.stream_id]
-    return [f"{header.stream_id}/{channel}" for channel in range(header.channels)]
+def channel_ids(source_id: str, channels: int) -> list[str]:
+    """Stream ids of a source's channels, in order."""
+    return [source_id] if channels == 1 else [f"{source_id}/{channel}" for channel in range(channels)]
 
 
 @lru_cache(maxsize=16384)
