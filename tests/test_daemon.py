@@ -170,7 +170,7 @@ def test_messages_are_as_the_contract_says(replays):
             assert message["bundle"] == f"{MANIFEST['name']}@{DIGEST[:12]}"
             assert message["sample_rate_hz"] == WAV_RATE_HZ
             assert message["threshold"] == ON
-            assert message["journaled"] is False
+            assert message["journaled"] is True
             assert message["gap_samples"] == 0
             assert message["peak_score"] >= max(message["score"], ON)
             assert len(message["lines"]) <= 10

@@ -24,9 +24,9 @@ onnx_guard: protobuf proto shapes layers graph
 bundles: arrays manifest golden bundle scoring
 engine: bank watch feed engine
 config: endpoint stream_config config
-monitor: exposition metrics http log
+monitor: exposition metrics http limit log_form log notify health caretaker
 sockets send
-publish: message publisher
+publish: message record schema lock aside journal_file journal scribe publisher
 service: ingest plan loop sources daemon
 commands: check listen score
 bundles: report

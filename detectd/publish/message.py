@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from detectd.engine.event import Event
+from detectd.engine.tracker import EndReason, State
 
 SCHEMA = 1
 HEARTBEAT_TOPIC = "heartbeat"
@@ -13,12 +14,12 @@ _FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
 """Years 1 to 9999: what RFC 3339 can say."""
 
 
-def topic_of(event: Event) -> str:
-    """Topic of an event's messages."""
-    return f"event/{event.stream}/{event.detector}"
+def topic_of(stream: str, detector: str) -> str:
+    """Topic of the messages about a detector's events on a stream."""
+    return f"event/{stream}/{detector}"
 
 
-def event_message(event: Event, *, run_id: str, seq: int, journaled: bool) -> bytes:
+def event_message(event: Event, *, run_id: str, seq: int, journaled: bool) -> str:
     """One state of an event as JSON.
 
     Parameters
@@ -26,9 +27,8 @@ def event_message(event: Event, *, run_id: str, seq: int, journaled: bool) -> by
     seq : int
         Number of this message on its topic within the run, from 1.
     """
-    duration_s = None
-    if event.end_sample is not None:
-        duration_s = (event.end_sample - event.start_sample + 1) / event.sample_rate_hz
+    end = event.end_sample
+    duration_s = None if end is None else _duration_s(event.start_sample, end, event.sample_rate_hz)
     return _json(
         {
             "schema": SCHEMA,
@@ -66,9 +66,35 @@ def event_message(event: Event, *, run_id: str, seq: int, journaled: bool) -> by
     )
 
 
+def closing_message(newest: str, heard_sample: int, heard_ns: int, *, run_id: str, seq: int) -> str:
+    """The end of an event that an earlier run left open.
+
+    Parameters
+    ----------
+    newest : str
+        The event's newest message; what it says of peak, lines and so on holds.
+    heard_sample, heard_ns : int
+        The event's last sample as far as it was heard, and when that was captured.
+    """
+    message = json.loads(newest)
+    return _json(
+        message
+        | {
+            "run_id": run_id,
+            "seq": seq,
+            "state": State.END,
+            "end_sample": heard_sample,
+            "end_time": rfc3339(heard_ns),
+            "duration_s": _duration_s(message["start_sample"], heard_sample, message["sample_rate_hz"]),
+            "journaled": True,
+            "end_reason": EndReason.RESTART,
+        }
+    )
+
+
 def heartbeat_message(
     run_id: str, utc_ns: int, seq: Mapping[str, int], streams: Mapping[str, Mapping[str, Any]]
-) -> bytes:
+) -> str:
     """The heartbeat: the last `seq` of each topic and how each stream is."""
     return _json({"run_id": run_id, "time": rfc3339(utc_ns), "seq": seq, "streams": streams})
 
@@ -84,5 +110,9 @@ def rfc3339(utc_ns: int) -> str:
     return f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}.{nanoseconds:09d}Z"
 
 
-def _json(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+def _duration_s(start_sample: int, end_sample: int, rate_hz: int) -> float:
+    return (end_sample - start_sample + 1) / rate_hz
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -29,6 +29,7 @@ from detectd.monitor.exposition import MetricsPage, StreamSnapshot
 from detectd.monitor.http import MetricsServer
 from detectd.monitor.log import LOG, event_line
 from detectd.monitor.metrics import Metrics
+from detectd.publish.journal import Journal
 from detectd.publish.publisher import Publisher
 from detectd.service.ingest import Ingest
 from detectd.service.loop import EngineLoop
@@ -75,7 +76,10 @@ class Daemon:
 
     def _bind(self) -> None:
         config, wake = self.config, threading.Event()
-        self._publisher = Publisher(self._context, config.publish.events, self.run_id, self._heartbeat, self._published)
+        self._journal = Journal(config.service.state_dir, self.run_id, config.journal)
+        self._publisher = Publisher(
+            self._context, config.publish.events, self._journal, self._heartbeat, self._published
+        )
         self._loop = EngineLoop(self._engine, wake, self._metrics, self._tell)
         self._intake = Intake(
             lru_cache(maxsize=65536)(self._admit),
@@ -169,6 +173,7 @@ class Daemon:
         self._ingest.stop()
         self._loop.stop(EndReason.SHUTDOWN)
         self._publisher.stop()
+        self._journal.close()
         self._http.stop()
         self._context.term()
         LOG.info("stopped")
@@ -199,7 +204,7 @@ class Daemon:
     def _refused(self, refusal: Refusal) -> None:
         self._metrics.rejected_blocks.labels(refusal).inc()
 
-    def _published(self, _event: Event) -> None:
+    def _published(self, _event: Event | None) -> None:
         self._metrics.events_published.inc()
 
     def _snapshots(self) -> list[StreamSnapshot]:
@@ -245,4 +250,6 @@ class Daemon:
         ]
         if not self._publisher.alive:
             faults.append("publisher has stopped")
+        if self._publisher.journal_fault is not None:
+            faults.append(self._publisher.journal_fault)
         return faults
