@@ -53,8 +53,16 @@ def main() -> None:
 
 @main.command()
 @click.option("--config", "path", default="config.toml", show_default=True, help="The configuration file.")
+@click.option(
+    "--log",
+    "log_form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people, or one JSON object a line.",
+)
 @one_line_errors
-def run(path: str) -> None:
+def run(path: str, log_form: str) -> None:
     """Run the daemon until SIGTERM or Ctrl-C.
 
     Exit code 0 after a clean stop, 2 for a bad configuration, 3 for a bad bundle.
@@ -67,7 +75,7 @@ def run(path: str) -> None:
     from detectd.service.daemon import Daemon
 
     daemon = Daemon(config)
-    with log.to_stderr():
+    with log.to_stderr(log_form):
         exit_code = daemon.run()
     sys.exit(exit_code)
 

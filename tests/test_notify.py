@@ -45,7 +45,6 @@ def test_every_word_of_a_service_life(manager):
     assert before_us <= int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
     assert again == {"READY": "1", "STATUS": "as before"}
     assert stopping == {"STOPPING": "1"}
-    notifier.close()
 
 
 def test_a_status_is_one_line_whatever_a_device_calls_itself(manager):
@@ -54,7 +53,6 @@ def test_a_status_is_one_line_whatever_a_device_calls_itself(manager):
     (status,) = said(manager, 1)
     assert list(status) == ["STATUS"]
     assert len(status["STATUS"].encode()) <= 1024
-    notifier.close()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +125,6 @@ def test_a_full_queue_holds_nobody_up_and_loses_no_state(tmp_path):
         assert [line.split("=")[0] for line in came[-3:]] == ["STATUS", "RELOADING", "READY"]
         assert came[-3] == "STATUS=status 999"
         assert came[-1] == "READY=1\nSTATUS=after all"
-        notifier.close()
 
 
 def test_a_socket_that_goes_away_and_comes_back(tmp_path):
@@ -147,4 +144,3 @@ def test_a_socket_that_goes_away_and_comes_back(tmp_path):
         assert until(lambda: notifier.flush() and manager.status == "back")
         assert len(manager.messages) <= 16
         assert not manager.times("WATCHDOG"), "a beat is of its moment"
-    notifier.close()

@@ -34,7 +34,6 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_s = watchdog_s if address else None
         self._waiting: list[bytes] = []
-        self._socket: socket.socket | None = None
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> "Notifier":
@@ -80,30 +79,22 @@ class Notifier:
             del self._waiting[0]
         return not self._waiting
 
-    def close(self) -> None:
-        """Let the socket go."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
     def _say(self, message: str) -> None:
         if self._address:
             self._waiting = [*self._waiting, message.encode()][-_MOST_WAITING:]
             self.flush()
 
     def _send(self, message: bytes) -> bool:
+        if not self._address:
+            return False
         # A full queue is EAGAIN, a socket that is away ENOENT or ECONNREFUSED: all of them may be over next time.
-        with contextlib.suppress(OSError):
-            if self._address:
-                self._opened().sendto(message, self._address)
-                return True
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as out,
+        ):
+            out.sendto(message, self._address)
+            return True
         return False
-
-    def _opened(self) -> socket.socket:
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._socket.setblocking(False)  # its own signature
-        return self._socket
 
 
 def _one_line(text: str) -> str:
