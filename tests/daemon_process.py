@@ -50,20 +50,28 @@ def on_free_ports(path=SHIPPED_CONFIG):
 
 
 class DaemonProcess:
-    """`python -m detectd run`, ready when the constructor returns."""
+    """`python -m detectd run`, ready when the constructor returns.
 
-    def __init__(self, folder, text):
+    Parameters
+    ----------
+    prefix : sequence
+        A command that runs the daemon's own, given behind it.
+    variables : mapping
+        Of the environment, beside the usual ones.
+    """
+
+    def __init__(self, folder, text, *options, prefix=(), variables=None):
         path = Path(folder) / "config.toml"
         path.write_text(text)
         self.lines = []
         self._read = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "detectd", "run", "--config", path],
+            [*prefix, sys.executable, "-m", "detectd", "run", "--config", path, *options],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
             text=True,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **(variables or {})},
         )
         self._reader = threading.Thread(target=self._follow)
         self._reader.start()
@@ -159,9 +167,9 @@ class Page(dict):
 
 
 @contextlib.contextmanager
-def running(folder, text):
+def running(folder, text, *options, **how):
     """A daemon for the length of a block; it must come out of it alive, stop cleanly and have said nothing of a bug."""
-    daemon = DaemonProcess(folder, text)
+    daemon = DaemonProcess(folder, text, *options, **how)
     try:
         yield daemon
         if daemon.runs:
