@@ -44,9 +44,10 @@ class Header(typing.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Arrived:
-    """One block: when it came (monotonic), its header, its samples (n, channels) int16."""
+    """One block: when it came (monotonic, and UTC), its header, its samples (n, channels) int16."""
 
     at_s: float
+    at_utc_ns: int
     header: Header
     samples: np.ndarray
 
@@ -110,9 +111,15 @@ def blocks_of(message):
 
 
 class Receiver:
-    """A PULL socket that keeps all that is sent to it, and can stand still: then next to nothing waits in between."""
+    """A PULL socket that keeps all that is sent to it, and can stand still.
 
-    def __init__(self):
+    Parameters
+    ----------
+    path : Path or None, of a socket of its own instead of a port: there next to nothing waits on the way
+    """
+
+    def __init__(self, path=None):
+        self.endpoint = f"ipc://{path}" if path else "tcp://127.0.0.1:*"
         self.arrived = collections.defaultdict(list)
         """Blocks of each stream."""
         self._read, self._stopped = threading.Event(), threading.Event()
@@ -142,9 +149,9 @@ class Receiver:
 
     def _receive(self):
         with zmq.Context() as context, context.socket(zmq.PULL) as socket:
-            socket.linger, socket.rcvhwm, socket.rcvbuf = 0, 1, 4096
-            port = socket.bind_to_random_port("tcp://127.0.0.1")
-            self.endpoint = f"tcp://127.0.0.1:{port}"
+            socket.linger, socket.rcvhwm = 0, 1
+            socket.bind(self.endpoint)
+            self.endpoint = socket.last_endpoint.decode()
             self._bound.set()
             while not self._stopped.is_set():
                 if self._read.is_set() and socket.poll(50):
@@ -155,7 +162,7 @@ class Receiver:
     def _keep(self, message):
         for header, payload in blocks_of(message):
             stream = header.stream_id.rstrip(b"\0").decode()
-            self.arrived[stream].append(Arrived(time.monotonic(), header, as_int16(payload, header)))
+            self.arrived[stream].append(Arrived(time.monotonic(), time.time_ns(), header, as_int16(payload, header)))
 
 
 def check_headers(blocks):
@@ -247,7 +254,8 @@ class CaptureProcess:
 
     def said(self, pattern, timeout_s=20):
         """The first match in what it said; waits for it."""
-        found = until(lambda: re.search(pattern, self.stderr), timeout_s)
+        until(lambda: re.search(pattern, self.stderr) or not self.runs, timeout_s)
+        found = re.search(pattern, self.stderr)
         assert found, f"no {pattern!r} from the capture of {self.stream}, which said:\n{self.stderr}"
         return found
 

@@ -24,6 +24,12 @@ START_S = 20
 CONTROL_S = 20
 BYTES_PER_SAMPLE = 2
 PAGE = 4096
+CHANNEL_MAPS = {
+    1: "mono",
+    2: "front-left,front-right",
+    4: "front-left,front-right,rear-left,rear-right",
+    8: "front-left,front-right,rear-left,rear-right,front-center,lfe,side-left,side-right",
+}
 ALSA_PLUGIN = "lib*/**/alsa-lib/libasound_module_pcm_pulse.so"
 USR = Path("/usr")
 
@@ -95,7 +101,7 @@ class SoundServer:
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stderr=log)
         end_s = time.monotonic() + START_S
-        while self._pactl("info", check=False).returncode != 0:
+        while self.pactl("info", check=False).returncode != 0:
             if self._process.poll() is not None or time.monotonic() > end_s:
                 raise RuntimeError(f"no sound server: {(self._folder / 'server.log').read_text()}")
             time.sleep(0.05)
@@ -114,14 +120,14 @@ class SoundServer:
 
     def load(self, module):
         """Load a module; returns its index."""
-        return int(self._pactl("load-module", *module.split(" ")).stdout)
+        return int(self.pactl("load-module", *module.split(" ")).stdout)
 
     def unplug(self, name):
         """Take a microphone away from the running server."""
         microphone = self._microphones[name]
         (index,) = (line.split("\t")[0] for line in self.listed("modules") if microphone.own_part in line)
         microphone.plugged = False
-        self._pactl("unload-module", index)
+        self.pactl("unload-module", index)
 
     def plug(self, name):
         """Bring a microphone back under its name."""
@@ -136,7 +142,7 @@ class SoundServer:
 
     def listed(self, kind):
         """Lines of `pactl list short KIND`."""
-        return self._pactl("list", "short", kind).stdout.splitlines()
+        return self.pactl("list", "short", kind).stdout.splitlines()
 
     def path(self, name):
         return self._folder / name
@@ -161,7 +167,7 @@ class SoundServer:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("PULSE_", "XDG_", "DBUS_"))}
         return {**kept, "HOME": str(home), "XDG_RUNTIME_DIR": str(runtime)}
 
-    def _pactl(self, *arguments, check=True):
+    def pactl(self, *arguments, check=True):
         command = ["pactl", *arguments]
         return subprocess.run(
             command, env=self.environment, check=check, capture_output=True, text=True, timeout=CONTROL_S
@@ -187,7 +193,12 @@ class Microphone:
 
     @property
     def form(self):
-        return f"format=s16le rate={self.rate_hz} channels={self.channels}"
+        return f"format=s16le rate={self.rate_hz} channels={self.channels} channel_map={self.channel_map}"
+
+    @property
+    def channel_map(self):
+        """The order that ALSA takes channels to have: the server would bring any other into it."""
+        return CHANNEL_MAPS[self.channels]
 
     @property
     def fifo(self):
@@ -218,9 +229,8 @@ class PipeMicrophone(Microphone):
         super().__init__(*args, **kwargs)
         self.ppm, self.silent = ppm, False
         self.position, self.lost = 0, collections.deque()
+        # A page, as much as the server reads at once, is whole frames with any of the channel maps.
         self._frame_bytes = BYTES_PER_SAMPLE * self.channels
-        # What the server reads at once must be whole frames.
-        assert PAGE % self._frame_bytes == 0, f"{self.channels} channels"
         self._skip = 0
         self._fifo = None
         self._stopped = threading.Event()
@@ -337,7 +347,7 @@ class MonitorMicrophone(Microphone):
         path = self.server.path(f"{self.name}-{len(self._players)}.raw")
         path.write_bytes(self.sound(first_position, n).astype("<i2").tobytes())
         command = ["paplay", "--raw", "--format=s16le", f"--rate={self.rate_hz}", f"--channels={self.channels}"]
-        command += [f"--device={self.name}", path]
+        command += [f"--channel-map={self.channel_map}", f"--device={self.name}", path]
         self._players.append(subprocess.Popen(command, env=self.server.environment, stderr=subprocess.DEVNULL))
         return self._players[-1]
 
