@@ -110,6 +110,10 @@ class DaemonProcess:
         self._process.stderr.close()
 
     @property
+    def replay(self):
+        return self._said(r"replay: ([^;\s]+)")
+
+    @property
     def runs(self):
         return self._process.poll() is None
 

@@ -26,8 +26,8 @@ engine: bank watch feed engine
 config: endpoint stream_config config
 monitor: exposition metrics http limit log_form log notify health caretaker
 sockets send
-publish: message record schema lock aside journal_file journal scribe publisher
-service: ingest plan loop sources daemon
+publish: times message record request schema lock aside journal_file answer journal scribe publisher replay
+service: ingest plan loop sources admission reload view private signs daemon
 commands: check listen score
 bundles: report
 cli __main__

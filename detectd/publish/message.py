@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from detectd.engine.event import Event
 from detectd.engine.tracker import EndReason, State
+from detectd.publish.times import rfc3339
 
 SCHEMA = 1
 HEARTBEAT_TOPIC = "heartbeat"
-_FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
-"""Years 1 to 9999: what RFC 3339 can say."""
 
 
 def topic_of(stream: str, detector: str) -> str:
@@ -97,17 +95,6 @@ def heartbeat_message(
 ) -> str:
     """The heartbeat: the last `seq` of each topic and how each stream is."""
     return _json({"run_id": run_id, "time": rfc3339(utc_ns), "seq": seq, "streams": streams})
-
-
-def rfc3339(utc_ns: int) -> str:
-    """UTC with nanoseconds; times that a calendar of four-digit years cannot say become its ends.
-
-    >>> rfc3339(1_700_000_000_123_456_789)
-    '2023-11-14T22:13:20.123456789Z'
-    """
-    seconds, nanoseconds = divmod(utc_ns, 1_000_000_000)
-    moment = datetime.fromtimestamp(min(max(seconds, _FIRST_S), _LAST_S), UTC)
-    return f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}.{nanoseconds:09d}Z"
 
 
 def _duration_s(start_sample: int, end_sample: int, rate_hz: int) -> float:
