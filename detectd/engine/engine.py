@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,14 @@ class Report:
     batches: dict[str, Batch] = field(default_factory=dict[str, Batch])
 
 
+class Progress(NamedTuple):
+    """How far an engine has come since it was made; shed windows are done."""
+
+    analysed_samples: int = 0
+    due_windows: int = 0
+    done_windows: int = 0
+
+
 class Engine:
     """Streams in, events out.
 
@@ -83,6 +92,7 @@ class Engine:
         self._ready: deque[Feed] = deque()
         self._bank = Bank()
         self._late_since_s: float | None = None
+        self.progress = Progress()
         self.swap(detectors)
 
     def swap(self, detectors: Sequence[Detector]) -> list[Event]:
@@ -97,6 +107,11 @@ class Engine:
         ended = [event for feed in self._feeds.values() for event in self._rewatch(feed)]
         self._bank.keep_only(specs)
         return ended
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a stream has as much waiting as the next step wants of it."""
+        return bool(self._ready)
 
     def detectors_of(self, stream_id: str) -> list[Detector]:
         """Detectors that watch a stream by its id, whatever its rate."""
@@ -149,10 +164,12 @@ class Engine:
                     report.batches.setdefault(watch.detector.name, Batch()).n_shed += len(numbers) - 1
                     numbers = numbers[-1:]
                 due.setdefault(watch.detector.name, []).extend((turn, watch, number) for number in numbers)
+        self._count(n_due=sum(map(len, due.values())))
         for name, windows in due.items():
             batch = report.batches.setdefault(name, Batch())
             for first in range(0, len(windows), CHUNK):
                 self._score(windows[first : first + CHUNK], batch, report.events, now)
+                self._count(n_done=len(windows[first : first + CHUNK]))
         for turn in turns:
             for mark in turn.marks:
                 self._break(turn.feed, mark, report.events)
@@ -179,8 +196,10 @@ class Engine:
     def _hear(self, turns: list[Turn]) -> None:
         """Bring the new audio of all streams into the features."""
         batches: dict[AnalysisAudio, list[tuple[int, list[NDArray[np.generic]], float]]] = {}
+        n_samples = 0
         for turn in turns:
             pieces = turn.feed.note(turn.chunks)
+            n_samples += sum(map(len, pieces))
             for audio, slot in turn.feed.slots if pieces else ():
                 batches.setdefault(audio, []).append((slot, pieces, turn.feed.scale))
         for audio, batch in batches.items():
@@ -194,6 +213,11 @@ class Engine:
                 changed.setdefault(features, []).append(slot)
         for features, slots in changed.items():
             features.update(slots)
+        self._count(n_samples=n_samples)
+
+    def _count(self, *, n_samples: int = 0, n_due: int = 0, n_done: int = 0) -> None:
+        analysed, due, done = self.progress
+        self.progress = Progress(analysed + n_samples, due + n_due, done + n_done)
 
     @staticmethod
     def _score(

@@ -16,6 +16,7 @@ from detectd.publish.scribe import Scribe
 from detectd.sockets import Context, bind
 
 HEARTBEAT_S = 1.0
+_LOOK_S = 0.2
 _LINGER_MS = 1000
 _MAX_SUBSCRIPTION_BYTES = 1024
 """Largest message a subscriber may send: subscriptions are short, and unlimited ones fill the memory."""
@@ -60,6 +61,7 @@ class Publisher:
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, _PING_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _PONG_MS)
         self.endpoint = bind(self._socket, endpoint, "publish.events")
+        self.looped_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="publisher")
 
     def start(self) -> None:
@@ -92,13 +94,14 @@ class Publisher:
         due_s = time.monotonic()
         while True:
             try:
-                batch = self._queue.get(timeout=max(0.0, due_s - time.monotonic()))
+                batch = self._queue.get(timeout=min(_LOOK_S, max(0.0, due_s - time.monotonic())))
                 if batch is None:
                     return
                 self._publish(batch)
             except queue.Empty:
                 pass
-            if time.monotonic() >= due_s:
+            self.looped_s = time.monotonic()
+            if self.looped_s >= due_s:
                 self._beat()
                 due_s = max(due_s + HEARTBEAT_S, time.monotonic())
 

@@ -12,41 +12,49 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import FrameType
-from typing import Any
 
 import zmq
 from prometheus_client import CollectorRegistry
 
 from detectd import __version__
-from detectd.config.config import Config, ZmqStream
+from detectd.config.config import Config
 from detectd.engine.engine import Engine
 from detectd.engine.event import Event
-from detectd.engine.tracker import EndReason, State
-from detectd.monitor.exposition import MetricsPage, StreamSnapshot
+from detectd.engine.tracker import EndReason
+from detectd.engine.watch import Detector
+from detectd.errors import DetectdError
+from detectd.monitor.caretaker import Caretaker
+from detectd.monitor.exposition import MetricsPage
 from detectd.monitor.http import MetricsServer
-from detectd.monitor.log import LOG, event_line
+from detectd.monitor.log import LOG, log_event
 from detectd.monitor.metrics import Metrics
+from detectd.monitor.notify import Notifier
 from detectd.publish.journal import Journal
 from detectd.publish.publisher import Publisher
+from detectd.publish.replay import Replay
+from detectd.service.admission import admission, own_streams
 from detectd.service.ingest import Ingest
 from detectd.service.loop import EngineLoop
 from detectd.service.plan import notices, open_detectors
-from detectd.service.sources import LocalSources
+from detectd.service.private import PrivateEndpoint
+from detectd.service.reload import prepare
+from detectd.service.signs import SignsOfLife
+from detectd.service.sources import LocalSources, check_source
+from detectd.service.view import StreamView
 from detectd.sockets import Context
-from detectd.streams.intake import Admission, Intake
-from detectd.streams.stream import Stream
+from detectd.streams.intake import Intake
 from detectd.streams.wire import Refusal
 
 _GARBAGE_AFTER = 50_000
 """Objects made before a search for cycles, of which there are hardly any. The usual 700 are there every few
 milliseconds when thousands of streams have blocks waiting, and each search looks at all of those."""
 
-_STUCK_S = 5.0
-_STOP_CHECK_S = 0.2
-_WATCH_S = 0.5
+_TURN_S = 0.2
+_CHANGE_S = 2.0
+"""Longest that a reload waits for ingest to have gone over."""
 
 
 class Daemon:
@@ -61,12 +69,16 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.run_id = uuid.uuid4().hex
-        self._detectors = {detector.name: detector for detector in open_detectors(config)}
-        self._engine = Engine(list(self._detectors.values()))
+        self._detectors = open_detectors(config)
+        for stream in config.streams:
+            check_source(config.path, stream)
+        self._own_streams = own_streams(config)
         self._metrics = Metrics(CollectorRegistry())
+        self._notifier = Notifier.from_environment()
         self._context: Context = zmq.Context()
-        # A plain flag: an event that a signal handler sets can hang, where the handler interrupts a wait for it.
-        self._stopping = False
+        # Plain flags: an event that a signal handler sets can hang, where the handler interrupts a wait for it.
+        self._stopping = self._reload_wanted = False
+        self._reload: threading.Thread | None = None
         self._exit_code = 0
         try:
             self._bind()
@@ -76,23 +88,36 @@ class Daemon:
 
     def _bind(self) -> None:
         config, wake = self.config, threading.Event()
-        self._journal = Journal(config.service.state_dir, self.run_id, config.journal)
-        self._publisher = Publisher(
-            self._context, config.publish.events, self._journal, self._heartbeat, self._published
-        )
-        self._loop = EngineLoop(self._engine, wake, self._metrics, self._tell)
+        engine = Engine(self._detectors)
+        self._loop = EngineLoop(engine, wake, self._metrics, self._tell)
         self._intake = Intake(
-            lru_cache(maxsize=65536)(self._admit),
+            admission(config, self._detectors),
             config.ingest.max_backlog_s,
             self._loop.add,
             self._loop.remove,
             self._refused,
         )
-        self._ingest = Ingest(self._context, config.ingest.bind, config.ingest.connect, self._intake, wake)
-        self._sources = LocalSources(self._context, config)
+        self._view = StreamView(self._intake, engine)
+        self._journal = Journal(config.service.state_dir, self.run_id, config.journal)
+        self._publisher = Publisher(
+            self._context, config.publish.events, self._journal, self._view.heartbeat, self._published
+        )
+        self._replay = Replay(self._context, config.publish.replay, self._journal)
+        self._recorders = PrivateEndpoint(config.service.state_dir)
+        self._ingest = Ingest(
+            self._context, config.ingest.bind, config.ingest.connect, self._recorders.address, self._intake, wake
+        )
+        self._sources = LocalSources(self._context, config.path)
+        self._signs = SignsOfLife(
+            self._ingest, engine, self._loop, self._publisher, self._replay, self._sources, self._view
+        )
+        self._caretaker = Caretaker(self._signs, self._notifier)
         page = MetricsPage(self._metrics.registry)
         self._http = MetricsServer(
-            config.metrics.host, config.metrics.port, lambda: page.render(self._snapshots()), self._faults
+            config.metrics.host,
+            config.metrics.port,
+            lambda: page.render(self._view.snapshots()),
+            self._caretaker.faults,
         )
 
     def run(self) -> int:
@@ -100,7 +125,7 @@ class Daemon:
 
         A thread that dies of a bug stops the daemon with exit code 1: better restarted than deaf.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         threading.excepthook = self._on_crash
         gc.freeze()  # what was imported and loaded stays
@@ -115,70 +140,135 @@ class Daemon:
     def _start(self) -> None:
         metrics = self._metrics
         metrics.build_info.labels(__version__, platform.python_version()).set(1)
-        for detector in self._detectors.values():
+        for refusal in Refusal:
+            metrics.rejected_blocks.labels(refusal)
+        self._show_detectors(())
+        self._publisher.start()
+        self._replay.start()
+        self._loop.start()
+        self._ingest.start()
+        self._use(self.config, self._detectors, self._own_streams)
+        self._http.start()
+        self._announce()
+        self._notifier.ready()
+
+    def _use(self, config: Config, detectors: Sequence[Detector], own: Mapping[str, str]) -> None:
+        """Go over to a configuration: detectors between two steps of the engine, streams between two reads."""
+        self._loop.swap(detectors)
+        # First away with the sources that go, then ask who is wanted, then start those that come: none is refused.
+        self._sources.apply([stream for stream in self.config.streams if stream in config.streams])
+        self._ingest.call(
+            partial(self._intake.reconsider, admission(config, detectors), config.ingest.max_backlog_s, own)
+        ).wait(_CHANGE_S)
+        self._sources.apply(config.streams)
+        self._signs.own = own
+        before, self.config, self._detectors = self._detectors, config, list(detectors)
+        self._show_detectors(before)
+        self._metrics.config_last_reload_successful.set(1)
+        self._metrics.config_last_reload_timestamp.set(time.time())
+
+    def _show_detectors(self, before: Sequence[Detector]) -> None:
+        """Have a series for every detector, and none for those that are no more."""
+        metrics = self._metrics
+        names = {detector.name for detector in self._detectors}
+        for detector in before:
+            bundle = detector.scorer.bundle
+            metrics.bundle_info.remove(detector.name, bundle.manifest.name, bundle.digest)
+            if detector.name not in names:
+                metrics.windows.remove(detector.name)
+                metrics.windows_shed.remove(detector.name, "overload")
+                metrics.inference_seconds.remove(detector.name)
+        for detector in self._detectors:
             bundle = detector.scorer.bundle
             metrics.bundle_info.labels(detector.name, bundle.manifest.name, bundle.digest).set(1)
             # A counter that is there from the beginning shows its first step.
             metrics.windows.labels(detector.name)
             metrics.windows_shed.labels(detector.name, "overload")
-            for notice in notices(detector):
+            for notice in notices(detector) if detector not in before else ():
                 LOG.warning(notice)
-        for refusal in Refusal:
-            metrics.rejected_blocks.labels(refusal)
-        metrics.config_last_reload_successful.set(1)
-        metrics.config_last_reload_timestamp.set(time.time())
-        self._publisher.start()
-        self._loop.start()
-        self._ingest.start()
-        self._http.start()
-        self._sources.start()
-        self._announce()
 
     def _announce(self) -> None:
         LOG.info("detectd %s, run %s", __version__, self.run_id)
-        for detector in self._detectors.values():
+        for detector in self._detectors:
             bundle = detector.scorer.bundle
             rule = f"on {detector.on:.3g}, off {detector.off:.3g}"
             watched = " ".join(detector.streams)
             kind = bundle.manifest.kind
             LOG.info("detector '%s': %s, bundle %s, %s, streams %s", detector.name, kind, bundle.ident, rule, watched)
         LOG.info("audio in: %s", " ".join(self._ingest.endpoints))
-        LOG.info("events out: %s; metrics: %s/metrics", self._publisher.endpoint, self._http.url)
+        LOG.info(
+            "events out: %s; replay: %s; metrics: %s/metrics",
+            self._publisher.endpoint,
+            self._replay.endpoint,
+            self._http.url,
+        )
         LOG.info("ready; stop with Ctrl-C")
 
     def _watch(self) -> None:
-        """Say when streams come and go, and which have a rate that none of their detectors can use."""
-        up: dict[str, bool] = {}
+        """Look after everything until told to stop."""
         deaf: set[str] = set()
-        due_s = time.monotonic()
         while not self._stopping:
-            time.sleep(_STOP_CHECK_S)
-            if time.monotonic() < due_s:
-                continue
-            due_s = time.monotonic() + _WATCH_S
-            streams = list(self._intake.streams.values())
-            for stream in streams:
-                if stream.up != up.get(stream.id, False):
-                    LOG.info("stream %s: %s", stream.id, f"up, {stream.rate_hz} samples/s" if stream.up else "lost")
-                if stream.rejected[Refusal.RATE_TOO_LOW] and stream.id not in deaf:
-                    needed_hz = min(detector.min_rate_hz for detector in self._engine.detectors_of(stream.id))
-                    LOG.warning("stream %s: refused, its detectors need at least %d samples/s", stream.id, needed_hz)
-                    deaf.add(stream.id)
-            up = {stream.id: stream.up for stream in streams}
-            deaf &= up.keys()
+            time.sleep(_TURN_S)
+            self._caretaker.turn()
+            self._tend_reload()
+            self._log_deaf(deaf)
+
+    def _tend_reload(self) -> None:
+        """Have a reload done by a thread of its own: opening bundles takes longer than nobody may be watching."""
+        if self._reload and not self._reload.is_alive():
+            self._reload = None
+            self._notifier.ready()
+        if self._reload_wanted and self._reload is None:
+            self._reload_wanted = False
+            self._notifier.reloading()
+            self._reload = threading.Thread(target=self._do_reload, name="reload")
+            self._reload.start()
+
+    def _log_deaf(self, known: set[str]) -> None:
+        """Say which streams have a rate that none of their detectors can use."""
+        deaf = {stream.id for stream in self._view.streams if stream.rejected[Refusal.RATE_TOO_LOW]}
+        for stream_id in deaf - known:
+            needed_hz = min(d.min_rate_hz for d in self._detectors if d.watches(stream_id))
+            LOG.warning("stream %s: refused, its detectors need at least %d samples/s", stream_id, needed_hz)
+        known.clear()
+        known |= deaf
+
+    def _do_reload(self) -> None:
+        """Take the configuration anew; whatever is wrong with it, what runs goes on."""
+        LOG.info("reloading %s", self.config.path)
+        try:
+            prepared = prepare(self.config, self._detectors)
+        except DetectdError as error:
+            LOG.error("reload refused, the former configuration runs on: %s", error)
+        except Exception:  # noqa: BLE001  # a bug, and none that whoever listens should pay for
+            LOG.exception("reload failed, the former configuration runs on")
+        else:
+            if not self._stopping:
+                self._use(prepared.config, prepared.detectors, prepared.own_streams)
+                LOG.info("reloaded: %s", prepared.summary)
+            return
+        self._metrics.config_last_reload_successful.set(0)
 
     def _shut_down(self) -> None:
         LOG.info("stopping")
+        self._notifier.stopping()
+        if self._reload:
+            self._reload.join()
         self._sources.stop()
         self._ingest.stop()
+        self._recorders.close()
         self._loop.stop(EndReason.SHUTDOWN)
         self._publisher.stop()
+        self._replay.stop()
         self._journal.close()
         self._http.stop()
         self._context.term()
         LOG.info("stopped")
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._reload_wanted = True
+            return
         if self._stopping:
             os._exit(1)
         self._stopping = True
@@ -189,16 +279,8 @@ class Daemon:
         self._exit_code = 1
         self._stopping = True
 
-    def _admit(self, stream_id: str, rate_hz: int, local: bool) -> Admission:
-        settings = self.config.stream_for(stream_id)
-        if settings is None or isinstance(settings, ZmqStream) == local:
-            return Admission(known=False)
-        watching = self._engine.detectors_of(stream_id)
-        holds = not watching or any(rate_hz >= detector.min_rate_hz for detector in watching)
-        return Admission(known=True, rate_holds=holds, mask_hz=settings.mask_hz)
-
     def _tell(self, event: Event) -> None:
-        (LOG.debug if event.state is State.UPDATE else LOG.info)(event_line(event))
+        log_event(event)
         self._publisher.put(event)
 
     def _refused(self, refusal: Refusal) -> None:
@@ -206,50 +288,3 @@ class Daemon:
 
     def _published(self, _event: Event | None) -> None:
         self._metrics.events_published.inc()
-
-    def _snapshots(self) -> list[StreamSnapshot]:
-        return [self._snapshot(stream) for stream in list(self._intake.streams.values())]
-
-    def _snapshot(self, stream: Stream) -> StreamSnapshot:
-        books = stream.backlog.books()
-        watches = self._engine.watches(stream.id)
-        return StreamSnapshot(
-            id=stream.id,
-            up=stream.up,
-            accepted=books.accepted,
-            analysed=books.analysed,
-            pending=books.pending,
-            overrun=books.overrun,
-            gap=stream.gap_samples,
-            resyncs=stream.resyncs,
-            rejected=dict(stream.rejected),
-            last_sample_utc_s=stream.last_utc_ns / 1e9 if stream.last_utc_ns else None,
-            scores={watch.detector.name: watch.score for watch in watches if watch.score is not None},
-            events={watch.detector.name: watch.events for watch in watches},
-        )
-
-    def _heartbeat(self) -> Mapping[str, Mapping[str, Any]]:
-        now_s = time.monotonic()
-        return {
-            stream.id: {
-                "state": "up" if stream.up else "down",
-                "last_sample": stream.end_sample - 1 if stream.end_sample else None,
-                "gap_samples": stream.gap_samples,
-                "lag_s": round(self._engine.lag_s(stream.id, now_s), 3),
-            }
-            for stream in list(self._intake.streams.values())
-        }
-
-    def _faults(self) -> list[str]:
-        """Why the service is not well; none means it is."""
-        now_s = time.monotonic()
-        faults = [
-            f"{name} has not moved for {now_s - moved_s:.0f} s"
-            for name, moved_s in (("ingest", self._ingest.looped_s), ("engine", self._loop.stepped_s))
-            if now_s - moved_s > _STUCK_S
-        ]
-        if not self._publisher.alive:
-            faults.append("publisher has stopped")
-        if self._publisher.journal_fault is not None:
-            faults.append(self._publisher.journal_fault)
-        return faults

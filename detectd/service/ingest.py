@@ -1,8 +1,9 @@
 """Audio in over ZeroMQ: one thread reads every socket and gives what it gets to the intake."""
 
+import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import zmq
 
@@ -37,6 +38,8 @@ class Ingest:
     ----------
     binds, connects : sequence of str
         Endpoints of PULL and SUB sockets.
+    devices : str
+        Endpoint at which the daemon's own recorders deliver: as local as `LOCAL_ENDPOINT`.
     wake : threading.Event
         Set whenever there is something new to analyse.
     """
@@ -46,6 +49,7 @@ class Ingest:
         context: Context,
         binds: Sequence[str],
         connects: Sequence[str],
+        devices: str,
         intake: Intake,
         wake: threading.Event,
     ) -> None:
@@ -53,9 +57,11 @@ class Ingest:
         self._wake = wake
         self._stop = threading.Event()
         self._poller = zmq.Poller()
-        self._local = self._socket(context, zmq.PULL)
-        bind(self._local, LOCAL_ENDPOINT, "ingest")
-        self._sockets = [self._local]
+        self._changes: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
+        self._local = [self._socket(context, zmq.PULL) for _ in range(2)]
+        bind(self._local[0], LOCAL_ENDPOINT, "ingest")
+        bind(self._local[1], devices, "service.state_dir")
+        self._sockets = list(self._local)
         for endpoint in binds:
             self._sockets.append(self._socket(context, zmq.PULL))
             bind(self._sockets[-1], endpoint, "ingest.bind")
@@ -63,13 +69,24 @@ class Ingest:
             self._sockets.append(self._socket(context, zmq.SUB))
             self._sockets[-1].subscribe(b"")
             connect(self._sockets[-1], endpoint, "ingest.connect:", ConfigError)
-        self.endpoints = tuple(socket.getsockopt_string(zmq.LAST_ENDPOINT) for socket in self._sockets[1:])
+        self.endpoints = tuple(socket.getsockopt_string(zmq.LAST_ENDPOINT) for socket in self._sockets[2:])
         self.looped_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="ingest")
 
     def start(self) -> None:
         """Begin to listen."""
         self._thread.start()
+
+    def call(self, change: Callable[[], None]) -> threading.Event:
+        """Have the thread that owns the intake do this between two reads; the event returned is set when it is done."""
+        done = threading.Event()
+        self._changes.put((change, done))
+        return done
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Read each socket once more, some hundred messages at most and no more than there is room for; then close."""
@@ -93,6 +110,10 @@ class Ingest:
             # Time in which this thread could not run is no silence of the senders.
             listened_s += min(now_s - self.looped_s, 2 * _POLL_MS / 1000)
             self.looped_s = now_s
+            while not self._changes.empty():
+                change, done = self._changes.get()
+                change()
+                done.set()
             drained = [self._read(socket, listened_s) for socket, _ in ready]
             # Sockets queue fairly over their peers: who was not heard has sent nothing, even if others never stop.
             if listened_s - checked_s >= _SILENCE_CHECK_S:
@@ -116,7 +137,7 @@ class Ingest:
             if socket.socket_type == zmq.SUB and len(parts) > 1 and bytes(parts[0][: len(MAGIC)]) != MAGIC:
                 del parts[0]
             arrival = Arrival(time.time_ns(), time.monotonic())
-            self._intake.take(parts, arrival, listened_s, local=socket is self._local)
+            self._intake.take(parts, arrival, listened_s, local=socket in self._local)
             if self._intake.crowded:
                 break
         return False

@@ -3,11 +3,13 @@
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from detectd.engine.engine import Engine, Report
 from detectd.engine.event import Event
 from detectd.engine.tracker import EndReason
+from detectd.engine.watch import Detector
 from detectd.monitor.metrics import Metrics
 from detectd.streams.stream import Stream
 
@@ -34,18 +36,22 @@ class EngineLoop:
         self._wake = wake
         self._metrics = metrics
         self._tell = tell
-        self._changes: queue.SimpleQueue[tuple[bool, Stream]] = queue.SimpleQueue()
+        self._changes: queue.SimpleQueue[Callable[[], Sequence[Event]]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self.stepped_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="engine")
 
     def add(self, stream: Stream) -> None:
         """Take in a stream before the next step."""
-        self._changes.put((True, stream))
+        self._changes.put(partial(self._add, stream))
 
     def remove(self, stream: Stream) -> None:
         """Forget a stream before the next step."""
-        self._changes.put((False, stream))
+        self._changes.put(partial(self._engine.remove, stream.id))
+
+    def swap(self, detectors: Sequence[Detector]) -> None:
+        """Use these detectors from the next step on."""
+        self._changes.put(partial(self._engine.swap, detectors))
 
     def start(self) -> None:
         """Begin to analyse."""
@@ -58,6 +64,11 @@ class EngineLoop:
         self._thread.join()
         for event in self._engine.end_all(reason):
             self._tell(event)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -73,14 +84,14 @@ class EngineLoop:
         while self._step().busy and time.monotonic() < until_s:
             pass
 
+    def _add(self, stream: Stream) -> Sequence[Event]:
+        self._engine.add(stream)
+        return ()
+
     def _step(self) -> Report:
         while not self._changes.empty():
-            wanted, stream = self._changes.get()
-            if wanted:
-                self._engine.add(stream)
-            else:
-                for event in self._engine.remove(stream.id):
-                    self._tell(event)
+            for event in self._changes.get()():
+                self._tell(event)
         report = self._engine.step(time.monotonic)
         self.stepped_s = time.monotonic()
         self._count(report)

@@ -1,9 +1,9 @@
 """From configuration to detectors: bundles opened, thresholds settled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detectd.bundles.scoring import open_detector_bundle
+from detectd.bundles.scoring import Scorer, open_detector_bundle
 from detectd.config.config import Config, DetectorConfig, FileStream
 from detectd.dsp.features import common_hops
 from detectd.engine.watch import Detector
@@ -11,8 +11,14 @@ from detectd.errors import BundleError, ConfigError, SourceError
 from detectd.send import AudioFile
 
 
-def open_detectors(config: Config) -> list[Detector]:
+def open_detectors(config: Config, current: Sequence[Detector] = ()) -> list[Detector]:
     """Open every detector's bundle.
+
+    Parameters
+    ----------
+    current : sequence of Detector
+        Those at work. One whose bundle and settings are as before is returned itself; a bundle that is loaded already
+        is checked like any other, and then the loaded one is used.
 
     Raises
     ------
@@ -21,9 +27,10 @@ def open_detectors(config: Config) -> list[Detector]:
     ConfigError
         If a detector asks its bundle for what it has not.
     """
-    detectors = [_open(config, detector) for detector in config.detectors]
+    scorers = {detector.scorer.bundle.digest: detector.scorer for detector in current}
+    detectors = [_open(config, detector, scorers) for detector in config.detectors]
     _check_file_rates(config, detectors)
-    return detectors
+    return [next((known for known in current if known == detector), detector) for detector in detectors]
 
 
 def _check_file_rates(config: Config, detectors: Sequence[Detector]) -> None:
@@ -69,12 +76,13 @@ def notices(detector: Detector) -> list[str]:
     return [f"detector '{detector.name}': hop_s = {detector.hop_s:g} is rounded to {hop_s:g}, the bundle's grid"]
 
 
-def _open(config: Config, settings: DetectorConfig) -> Detector:
+def _open(config: Config, settings: DetectorConfig, scorers: Mapping[str, Scorer]) -> Detector:
     where = f"{config.path}: detector '{settings.name}'"
     try:
         scorer = open_detector_bundle(settings.bundle)
     except BundleError as error:
         raise BundleError(f"{where}: {error}") from error
+    scorer = scorers.get(scorer.bundle.digest, scorer)
     threshold = scorer.bundle.manifest.threshold
     if settings.false_alarms_per_day is not None:
         raise ConfigError(

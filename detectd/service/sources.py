@@ -1,15 +1,16 @@
 """The daemon's own sources, synthetic and file: each a thread that sends over the same wire as everybody else."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from detectd.config.config import Config, DeviceStream, FileStream, StreamConfig, SyntheticStream
+from detectd.config.config import DeviceStream, FileStream, StreamConfig, SyntheticStream
 from detectd.dsp.audio import SampleFormat
 from detectd.dsp.synth import Signature, random_phases, reference_power_for, tones_at, white_noise
 from detectd.errors import ConfigError, SourceError
@@ -21,50 +22,69 @@ from detectd.sockets import Context
 from detectd.streams.wire import Flag
 
 
+class _Playing(NamedTuple):
+    thread: threading.Thread
+    stop: threading.Event
+
+
 class LocalSources:
-    """Starts and stops the sources that the configuration names.
+    """Starts and stops the sources that a configuration names."""
 
-    Raises
-    ------
-    ConfigError
-        If a source cannot be had.
-    """
-
-    def __init__(self, context: Context, config: Config) -> None:
+    def __init__(self, context: Context, path: Path) -> None:
         self._context = context
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
-        for stream in config.streams:
-            check_source(config.path, stream)
-            if isinstance(stream, SyntheticStream):
-                self._add(stream.id, partial(self._synthesise, stream))
-            elif isinstance(stream, FileStream):
-                self._add(stream.id, partial(self._play, stream, file_of(config.path, stream)))
+        self._path = path
+        self._playing: dict[StreamConfig, _Playing] = {}
 
-    def start(self) -> None:
-        """Begin to send."""
-        for thread in self._threads:
-            thread.start()
+    def apply(self, streams: Sequence[StreamConfig]) -> None:
+        """Play these: what plays and is among them goes on, what is not stops, what is new begins.
+
+        Raises
+        ------
+        ConfigError
+            If a source cannot be had; those before it play then.
+        """
+        self._stop([playing for stream, playing in self._playing.items() if stream not in streams])
+        self._playing = {stream: playing for stream, playing in self._playing.items() if stream in streams}
+        for stream in streams:
+            if stream in self._playing:
+                continue
+            if isinstance(stream, SyntheticStream):
+                self._begin(stream, partial(self._synthesise, stream))
+            elif isinstance(stream, FileStream):
+                self._begin(stream, partial(self._play, stream, file_of(self._path, stream)))
 
     def stop(self) -> None:
         """Stop sending, at once."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._stop(list(self._playing.values()))
+        self._playing = {}
 
-    def _add(self, stream_id: str, target: Callable[[], None]) -> None:
-        self._threads.append(threading.Thread(target=target, name=f"source {stream_id}"))
+    def plays(self) -> dict[str, str]:
+        """Sources that should be heard now, each with what is in its way, if anything is known to be."""
+        return {stream.id: "" for stream, playing in list(self._playing.items()) if playing.thread.is_alive()}
 
-    def _synthesise(self, stream: SyntheticStream) -> None:
+    def _begin(self, stream: StreamConfig, target: Callable[[threading.Event], None]) -> None:
+        stop = threading.Event()
+        thread = threading.Thread(target=target, args=(stop,), name=f"source {stream.id}")
+        self._playing[stream] = _Playing(thread, stop)
+        thread.start()
+
+    @staticmethod
+    def _stop(ending: Sequence[_Playing]) -> None:
+        for playing in ending:
+            playing.stop.set()
+        for playing in ending:
+            playing.thread.join()
+
+    def _synthesise(self, stream: SyntheticStream, stop: threading.Event) -> None:
         with self._context.socket(zmq.PUSH) as socket:
             socket.connect(LOCAL_ENDPOINT)
-            sender = Sender(socket, stream.id, stream.rate_hz, SampleFormat.S16, self._stop)
+            sender = Sender(socket, stream.id, stream.rate_hz, SampleFormat.S16, stop)
             sender.play(synthetic_blocks(stream), speed=1)
 
-    def _play(self, stream: FileStream, file: AudioFile) -> None:
+    def _play(self, stream: FileStream, file: AudioFile, stop: threading.Event) -> None:
         with self._context.socket(zmq.PUSH) as socket:
             socket.connect(LOCAL_ENDPOINT)
-            sender = Sender(socket, stream.id, file.rate_hz, file.sample_format, self._stop)
+            sender = Sender(socket, stream.id, file.rate_hz, file.sample_format, stop)
             try:
                 while sender.play(file.blocks(), stream.speed) and stream.loop:
                     # The end of the file is not followed by its beginning in any real sound.
