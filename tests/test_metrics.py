@@ -36,6 +36,8 @@ CONTRACT = {
     "detectd_events_published": "counter",
     "detectd_config_last_reload_successful": "gauge",
     "detectd_config_last_reload_timestamp_seconds": "gauge",
+    "detectd_start_timestamp_seconds": "gauge",
+    "detectd_fault": "gauge",
 }
 
 

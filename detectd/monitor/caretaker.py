@@ -22,7 +22,7 @@ class Caretaker:
     signs : callable
         Returns what is to be seen of the service at this moment; called from any thread, one at a time.
     notifier : Notifier
-    mark : callable
+    mark : callable, optional
         ``mark(part, failing)`` is told of each part that has begun or ceased to fail.
     """
 
@@ -97,7 +97,7 @@ class Caretaker:
             LOG.info("over: %s", self._told[key].text, extra=_fields(self._told[key]))
         self._told = faults
         failing = {fault.part for fault in verdict.faults}
-        for part in failing ^ self._failing:
+        for part in failing ^ self._failing if self._mark is not None else ():
             self._mark(part, part in failing)
         self._failing = failing
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 INFERENCE_BUCKETS_S = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)
 LATENCY_BUCKETS_S = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 
+PARTS = ("ingest", "engine", "publisher", "replay", "audio", "inference", "stream", "journal")
+"""What can be unwell, as `health` names it: threads, what must advance, streams of our own, the journal."""
+
 
 class Metrics:
     """The service-wide metrics; any thread may update them."""
@@ -69,6 +72,16 @@ class Metrics:
             "When a configuration was last loaded with success.",
             registry=registry,
         )
+        self.start_timestamp = Gauge("detectd_start_timestamp_seconds", "When this run began.", registry=registry)
+        self.fault = Gauge(
+            "detectd_fault", "1 while this part of the service is not well; see /healthz.", ["part"], registry=registry
+        )
+        for part in PARTS:
+            self.fault.labels(part)
+
+    def mark(self, part: str, failing: bool) -> None:
+        """Show whether a part of the service is well."""
+        self.fault.labels(part).set(failing)
 
 
 class BatchHistogram(Collector):

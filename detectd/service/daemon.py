@@ -5,6 +5,7 @@ and the streams' arrival counts, the engine thread owns features and trackers, t
 is shared by two of them and has a lock.
 """
 
+import faulthandler
 import gc
 import os
 import platform
@@ -29,7 +30,7 @@ from detectd.errors import DetectdError
 from detectd.monitor.caretaker import Caretaker
 from detectd.monitor.exposition import MetricsPage
 from detectd.monitor.http import MetricsServer
-from detectd.monitor.log import LOG, log_event
+from detectd.monitor.log import ASKED, LOG, log_event
 from detectd.monitor.metrics import Metrics
 from detectd.monitor.notify import Notifier
 from detectd.publish.journal import Journal
@@ -111,7 +112,7 @@ class Daemon:
         self._signs = SignsOfLife(
             self._ingest, engine, self._loop, self._publisher, self._replay, self._sources, self._view
         )
-        self._caretaker = Caretaker(self._signs, self._notifier)
+        self._caretaker = Caretaker(self._signs, self._notifier, self._metrics.mark)
         page = MetricsPage(self._metrics.registry)
         self._http = MetricsServer(
             config.metrics.host,
@@ -128,6 +129,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         threading.excepthook = self._on_crash
+        faulthandler.enable()  # a watchdog's SIGABRT, too, leaves word of where every thread was
         gc.freeze()  # what was imported and loaded stays
         gc.set_threshold(_GARBAGE_AFTER)
         self._start()
@@ -140,6 +142,7 @@ class Daemon:
     def _start(self) -> None:
         metrics = self._metrics
         metrics.build_info.labels(__version__, platform.python_version()).set(1)
+        metrics.start_timestamp.set(time.time())
         for refusal in Refusal:
             metrics.rejected_blocks.labels(refusal)
         self._show_detectors(())
@@ -235,17 +238,17 @@ class Daemon:
 
     def _do_reload(self) -> None:
         """Take the configuration anew; whatever is wrong with it, what runs goes on."""
-        LOG.info("reloading %s", self.config.path)
+        LOG.info("reloading %s", self.config.path, extra=ASKED)
         try:
             prepared = prepare(self.config, self._detectors)
         except DetectdError as error:
-            LOG.error("reload refused, the former configuration runs on: %s", error)
+            LOG.error("reload refused, the former configuration runs on: %s", error, extra=ASKED)
         except Exception:  # noqa: BLE001  # a bug, and none that whoever listens should pay for
             LOG.exception("reload failed, the former configuration runs on")
         else:
             if not self._stopping:
                 self._use(prepared.config, prepared.detectors, prepared.own_streams)
-                LOG.info("reloaded: %s", prepared.summary)
+                LOG.info("reloaded: %s", prepared.summary, extra=ASKED)
             return
         self._metrics.config_last_reload_successful.set(0)
 
