@@ -7,6 +7,7 @@ sets its clock and knows to the sample what it could not hand over; a `MonitorMi
 import collections
 import ctypes.util
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -143,6 +144,21 @@ class SoundServer:
     def listed(self, kind):
         """Lines of `pactl list short KIND`."""
         return self.pactl("list", "short", kind).stdout.splitlines()
+
+    def recordings_of(self, name):
+        """(index, process id) of everything that records a microphone now."""
+        sources = {line.split("\t")[1]: int(line.split("\t")[0]) for line in self.listed("sources")}
+        outputs = json.loads(self.pactl("--format=json", "list", "source-outputs").stdout)
+        return [
+            (output["index"], int(output["properties"]["application.process.id"]))
+            for output in outputs
+            if output["source"] == sources.get(self._microphones[name].source)
+        ]
+
+    def move(self, recorder, to):
+        """Let a process that records hear another microphone, as a hand on the mixer does."""
+        (index,) = (index for name in self._microphones for index, pid in self.recordings_of(name) if pid == recorder)
+        self.pactl("move-source-output", str(index), self._microphones[to].source)
 
     def path(self, name):
         return self._folder / name
