@@ -12,11 +12,11 @@ DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help run test test-quick test-slow check format bench bundles clean
+.PHONY: help run test test-slow check format bench bundles clean
 
 help:
 	@echo "make run         start the daemon on $(CONFIG)"
-	@echo "make test        every test;  test-quick leaves out the slow ones, test-slow runs only those"
+	@echo "make test        the tests;  test-slow runs the long forms of some, which take minutes each"
 	@echo "make check       format, lint and types, as .ci/run wants them;  format mends the first two"
 	@echo "make bench       the benchmarks: a table on the terminal, JSON in benchmarks/results"
 	@echo "make bundles     train the shipped bundles again"
@@ -26,9 +26,6 @@ run: $(RUNTIME)
 	@$(BIN)/detectd run --config $(CONFIG)
 
 test: $(DEV)
-	$(BIN)/python -m pytest
-
-test-quick: $(DEV)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(DEV)

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -92,6 +93,10 @@ class DaemonProcess:
         with self._read:
             self._read.wait_for(lambda: text in self.stderr or self._process.poll() is not None, timeout_s)
         assert text in self.stderr, f"no {text!r} from the daemon, which said:\n{self.stderr}"
+
+    def hang_up(self):
+        """Ask for a reload."""
+        self._process.send_signal(signal.SIGHUP)
 
     def terminate(self):
         """Send SIGTERM; returns exit code and seconds until the process was gone."""

@@ -145,8 +145,8 @@ def test_own_streams_are_there_before_they_are_heard_and_stay_when_silent(heard)
     desk.intake.end_silent(2 * FORGET_S)
     assert not desk.intake.streams["desk"].up
     assert list(desk.intake.streams) == ["desk"]
-    desk.reconsider({})
-    assert not desk.intake.streams
+    desk.reconsider(wanted("desk"))
+    assert not desk.intake.streams, "that a sender of this name would be welcome is another matter"
     assert desk.gone == ["desk"]
 
 

@@ -23,6 +23,9 @@ LOG = logging.getLogger("detectd")
 MOST_EVENTS = 30
 """Lines of one detector on one stream that begin an event, in a minute, and of those that end one."""
 
+ASKED = {"asked": True}
+"""As `extra`: an answer to what a person did, such as a reload; never summed up."""
+
 _WAITING_LINES = 10_000
 _SUM_UP_S = 0.5
 _STOP_S = 1.0
@@ -45,8 +48,9 @@ class _Handler(logging.Handler):
         fields = fields_of(record)
         kind = (record.msg, *(fields.get(name) for name in ("stream", "detector", "state")))
         most = MOST_EVENTS if "event_id" in fields else MOST
-        # A crash is told whole, however often.
-        if not record.exc_info and not self._limiter.passes(kind, time.monotonic(), most):
+        # A crash is told whole, however often, and so is what somebody has asked for.
+        told = record.exc_info or ASKED.items() <= fields.items()
+        if not told and not self._limiter.passes(kind, time.monotonic(), most):
             if len(self._held) < _WAITING_LINES:
                 self._held[kind] = record
             return

@@ -164,6 +164,7 @@ class Intake:
         expected : collection of str
             Ids of the daemon's own streams: they are there, and stay, whether they were ever heard or not.
         """
+        own_no_more = self._expected.difference(expected)
         self._admit, self._max_backlog_s, self._expected = admit, max_backlog_s, frozenset(expected)
         for key, source in list(self._sources.items()):
             if not self._renew(source, *key):
@@ -171,7 +172,7 @@ class Intake:
                 del self._sources[key]
         for stream in list(self.streams.values()):
             admission = admit(stream.id, stream.rate_hz, stream.id in self._expected)
-            if not admission.known:
+            if not admission.known or stream.id in own_no_more:
                 self._forget(stream)
             elif stream.mask_hz != admission.mask_hz:
                 stream.mask_hz = admission.mask_hz
