@@ -116,6 +116,42 @@ def send(files: tuple[str, ...], stream_id: str, endpoint: str, speed: float, st
     sys.exit(_INTERRUPTED if stop.is_set() else 0)
 
 
+@main.command()
+@click.option("--device", required=True, help="A name that `detectd devices` shows, a part of one, or default.")
+@click.option("--stream", "stream_id", required=True, help="Stream id to send as.")
+@click.option("--to", "endpoint", default="tcp://127.0.0.1:5555", show_default=True, help="The daemon's PULL endpoint.")
+@click.option("--rate", "rate_hz", type=int, help="Samples per second; else the device's own.")
+@click.option("--channels", type=click.IntRange(1, 64), help="Channels to record; else one, with --mix all.")
+@click.option("--mix", is_flag=True, help="Average the channels to one stream.")
+@one_line_errors
+def capture(device: str, stream_id: str, endpoint: str, rate_hz: int | None, channels: int | None, mix: bool) -> None:
+    """Record a sound device and send it to a daemon, until SIGTERM or Ctrl-C.
+
+    Several channels become the streams ID/0, ID/1 and so on. A device that is not there is waited for; one that is
+    unplugged is never replaced by another.
+    """
+    stop = _stopped_by_signal()
+    from detectd.capture.status import Task
+    from detectd.commands.capture import capture as record
+    from detectd.commands.capture import checked
+    from detectd.monitor import log
+
+    task = checked(Task(device, stream_id, endpoint, rate_hz, channels, mix))
+    with log.to_stderr():
+        record(task, stop)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@one_line_errors
+def devices(as_json: bool) -> None:
+    """List the sound devices that can be recorded, with the rates they do."""
+    from detectd.commands.devices import device_rows, devices_text
+
+    rows = device_rows()
+    click.echo(json.dumps(rows, indent=2) if as_json else devices_text(rows))
+
+
 def _stopped_by_signal() -> threading.Event:
     """Return an event that the first SIGINT or SIGTERM sets; the second ends the process.
 

@@ -1,4 +1,4 @@
-"""Audio onto the wire: what `detectd send`, the daemon's own sources and, later, sound devices have in common."""
+"""Files and made-up audio onto the wire: `detectd send`, and the daemon's own sources."""
 
 import secrets
 import sys
@@ -19,7 +19,8 @@ from detectd.dsp.audio import SampleFormat, encode
 from detectd.dsp.clips import check_rate, unreadable
 from detectd.errors import SourceError
 from detectd.sockets import Context, Socket, connect
-from detectd.streams.wire import Flag, Header, is_stream_id, pack
+from detectd.streams.epoch import Epoch
+from detectd.streams.wire import Flag, is_stream_id
 
 BLOCK_S = 0.1
 _STOP_CHECK_MS = 100
@@ -63,29 +64,19 @@ class Sender:
         self._format = sample_format
         self._stop = stop
         self._start_utc_ns = start_utc_ns
-        self._epoch = secrets.randbits(64)
-        self._seq = 0
+        self._epoch: Epoch | None = None
 
     def send(self, samples: NDArray[np.float32], flags: int = 0) -> bool:
         """Send a block, shape ``(n, channels)``, waiting while the other side is busy; False if stopped meanwhile."""
         utc_ns = self._start_utc_ns and self._start_utc_ns + round(self.sent_samples * 1e9 / self._rate_hz)
-        header = Header(
-            flags=flags,
-            sample_format=self._format,
-            channels=samples.shape[1],
-            rate_hz=self._rate_hz,
-            n_frames=len(samples),
-            stream_id=self._stream_id,
-            epoch=self._epoch,
-            seq=self._seq,
-            first_sample=self.sent_samples,
-            t_first_utc_ns=utc_ns,
-        )
-        message = pack(header, encode(samples, self._format))
+        if self._epoch is None:
+            number = secrets.randbits(64)
+            self._epoch = Epoch(self._stream_id, self._rate_hz, samples.shape[1], self._format, number)
+        payload = encode(samples, self._format)
+        message = self._epoch.block(payload, self.sent_samples, flags=flags, t_first_utc_ns=utc_ns)
         while not self._stop.is_set():
             if self._socket.poll(_STOP_CHECK_MS, zmq.POLLOUT):
                 self._socket.send(message)
-                self._seq += 1
                 self.sent_samples += len(samples)
                 return True
             self.on_wait()

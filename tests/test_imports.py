@@ -16,19 +16,21 @@ errors globs
 dsp: audio spec synth
 bundles: json_table folders
 config: toml_table
-streams: wire sequencer backlog stream intake
+streams: wire epoch sequencer backlog stream intake
 dsp: resample history features clips
 dsp: lines
 engine: tracker event
 onnx_guard: protobuf proto shapes layers graph
 bundles: arrays manifest golden bundle scoring
 engine: bank watch feed engine
+capture: pulse_wire choice status clock ledger
 config: endpoint stream_config config
 monitor: exposition metrics http limit log_form log notify health caretaker
 sockets send
+capture: library pulse pin portaudio reader outlet forwarder recorder supervisor
 publish: times message record request schema lock aside journal_file answer journal scribe publisher replay
 service: ingest plan loop sources admission reload view private signs daemon
-commands: check listen score
+commands: check listen score devices capture
 bundles: report
 cli __main__
 """

@@ -31,12 +31,14 @@ class ZmqStream:
 @dataclass(frozen=True, slots=True)
 class DeviceStream:
     source: ClassVar = "device"
-    keys: ClassVar = ("device", "rate_hz", "channels")
+    keys: ClassVar = ("device", "rate_hz", "channels", "mix")
     id: str
     mask_hz: tuple[float, ...] = ()
     device: str = "default"
     rate_hz: int = 44_100
     channels: int = 1
+    mix: bool = False
+    """Channels averaged to one stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def _device(table: Table) -> DeviceStream:
         device=table.text("device", "default"),
         rate_hz=table.integer("rate_hz", 44_100, RATE_HZ),
         channels=table.integer("channels", 1, Range(1, 64)),
+        mix=table.flag("mix", default=False),
     )
 
 

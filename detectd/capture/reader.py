@@ -1,0 +1,271 @@
+"""The thread that reads a device, and does little else: it opens it, reads, stamps the time and hands over.
+
+It never gives up: what cannot be opened is tried again, for ever.
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from detectd.capture.choice import DEFAULT, InputDevice, NoSuchDeviceError, choose
+from detectd.capture.ledger import Reading
+from detectd.capture.pin import Pin, UnpinnableError, on_server
+from detectd.capture.portaudio import DeviceError, Microphone, inputs, look_again
+from detectd.capture.pulse import PulseServer, ServerGoneError
+from detectd.capture.status import Task
+from detectd.dsp.audio import SampleFormat
+
+BLOCK_S = 0.1
+SILENT_S = 1.0
+"""A device that gives nothing for that long has stopped."""
+
+_WAITING_S = 10.0
+_RETRY_S = (0.1, 0.3, 0.6)
+_DEPTH_SHARE = 0.8
+_SERVER_DEPTH_S, _SERVER_DEPTH_BYTES = 3.0, 1 << 21
+"""What a sound server and its client keep for a reader that stands still, by half of what was measured."""
+
+_MOST_TICK_S = 0.2
+
+
+class Running:
+    """How long this process was able to run; the time in which it was stopped is no silence of its device."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._ticked_s = time.monotonic()
+
+    def tick(self) -> None:
+        """Come by at least every 0.2 s; one thread does."""
+        now_s = time.monotonic()
+        self.seconds += min(now_s - self._ticked_s, _MOST_TICK_S)
+        self._ticked_s = now_s
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stream was opened; its readings follow."""
+
+    name: str
+    rate_hz: int
+    channels: int
+    sample_format: SampleFormat
+    pin: Pin | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """There are no more readings of that stream, or there is none to be had."""
+
+    reason: str
+
+
+Item: TypeAlias = Opened | Reading | Closed
+
+
+class Handover:
+    """What was read and not yet looked at: bounded, for whoever looks may stand still and the reading must not.
+
+    Attributes
+    ----------
+    dropped_frames : int
+        The oldest make room.
+    """
+
+    def __init__(self) -> None:
+        self.dropped_frames = 0
+        self._items: deque[Item] = deque()
+        self._there = threading.Condition()
+
+    def put(self, item: Item) -> None:
+        """Add one."""
+        with self._there:
+            if len(self._items) > _WAITING_S / BLOCK_S:
+                for index, oldest in enumerate(self._items):
+                    if isinstance(oldest, Reading):
+                        del self._items[index]
+                        self.dropped_frames += oldest.n_frames
+                        break
+            self._items.append(item)
+            self._there.notify()
+
+    def take(self, timeout_s: float) -> list[Item]:
+        """All there is, waiting for the first."""
+        with self._there:
+            self._there.wait_for(lambda: self._items, timeout_s)
+            items = list(self._items)
+            self._items.clear()
+        return items
+
+
+class Reader:
+    """Reads one device for ever.
+
+    Attributes
+    ----------
+    pinned : str or None
+        The source of the sound server that the device is.
+    calling_since_s : float or None
+        Since when PortAudio has not returned, by the clock of `running`.
+    """
+
+    def __init__(self, task: Task, mark: str, handover: Handover, running: Running) -> None:
+        self.pinned = task.pinned
+        self.calling_since_s: float | None = None
+        self._task = task
+        self._mark = mark
+        self._handover = handover
+        self._running = running
+        self._rejected = ""
+        self._stop = threading.Event()
+        self._known: tuple[int, int, SampleFormat] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        # A call of PortAudio may never return; nobody waits for this thread.
+        threading.Thread(target=self._run, name="reader", daemon=True).start()
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stop.set()
+
+    def reject(self, reason: str) -> None:
+        """Have the stream closed, and the device opened anew."""
+        self._rejected = reason
+
+    @property
+    def rejected(self) -> bool:
+        """Whether a stream has been rejected and is not closed yet."""
+        return bool(self._rejected)
+
+    def _run(self) -> None:
+        tries = 0
+        while not self._stop.is_set():
+            self._rejected = ""
+            try:
+                microphone, pin, note = self._open(anew=tries > 0)
+            except (NoSuchDeviceError, DeviceError, UnpinnableError, TimeoutError, ServerGoneError) as error:
+                self._handover.put(Closed(str(error)))
+                self._stop.wait(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
+                tries += 1
+                continue
+            finally:
+                self.calling_since_s = None
+            tries = 1
+            name = microphone.device.name
+            self._handover.put(
+                Opened(name, microphone.rate_hz, microphone.channels, microphone.sample_format, pin, note)
+            )
+            self._handover.put(Closed(self._read(microphone, pin)))
+            self.calling_since_s = self._running.seconds
+            microphone.close()
+            self.calling_since_s = None
+
+    def _open(self, *, anew: bool) -> tuple[Microphone, Pin | None, str]:
+        self.calling_since_s = self._running.seconds
+        if self.pinned and self._task.device == DEFAULT:
+            # The default of that time, whatever it has become.
+            os.environ["PULSE_SOURCE"] = self.pinned
+        if anew:
+            look_again()
+        device = choose(inputs(), self._task.device)
+        rate_hz, channels, sample_format = self._known or self._first_guess(device)
+        while True:
+            # The question must be possible before there is anything to ask about.
+            server = None if device.is_hardware else on_server()
+            microphone = Microphone(device, rate_hz, channels, sample_format)
+            pin = None
+            try:
+                microphone.start()
+                pin = self._pinned_to(server, device)
+                wanted = self._wanted(pin, rate_hz, channels, sample_format)
+            except BaseException:
+                microphone.close()
+                if server:
+                    server.close()
+                raise
+            if wanted == (rate_hz, channels, sample_format):
+                self._known = wanted
+                return microphone, pin, self._note(device, pin, rate_hz)
+            microphone.close()
+            if server:
+                server.close()
+            rate_hz, channels, sample_format = wanted
+
+    def _first_guess(self, device: InputDevice) -> tuple[int, int, SampleFormat]:
+        channels = self._task.channels or (device.channels if self._task.mix and device.is_hardware else 1)
+        return self._task.rate_hz or device.default_rate_hz, channels, SampleFormat.S16
+
+    def _pinned_to(self, server: PulseServer | None, device: InputDevice) -> Pin | None:
+        """Find the source that the stream just opened is on; None where no sound server is in between."""
+        pin = None
+        if server:
+            try:
+                pin = Pin(server, self._mark)
+            except UnpinnableError:
+                server.close()
+        if self.pinned and (pin is None or pin.source.name != self.pinned):
+            elsewhere = pin.source.name if pin else "another way"
+            raise DeviceError(f"device {device.name!r} leads to {elsewhere} now; waiting for {self.pinned}")
+        if pin:
+            self.pinned = pin.source.name
+        return pin
+
+    def _wanted(
+        self, pin: Pin | None, rate_hz: int, channels: int, sample_format: SampleFormat
+    ) -> tuple[int, int, SampleFormat]:
+        """How the source is to be opened, once it is known."""
+        if pin is None:
+            return rate_hz, channels, sample_format
+        source, task = pin.source, self._task
+        if channels > source.channels:
+            raise DeviceError(
+                f"device {source.name!r} has {source.channels} channel(s), {channels} are asked for; "
+                "the sound server would make up the rest"
+            )
+        return (
+            task.rate_hz or source.rate_hz,
+            task.channels or (source.channels if task.mix else 1),
+            SampleFormat.F32 if source.bits > 16 else SampleFormat.S16,
+        )
+
+    def _note(self, device: InputDevice, pin: Pin | None, rate_hz: int) -> str:
+        if pin is None:
+            return "" if device.is_hardware else "no sound server shows it, so it is not watched for another device"
+        if pin.source.rate_hz != rate_hz:
+            return f"the sound server converts from {pin.source.rate_hz} samples/s"
+        return ""
+
+    def _read(self, microphone: Microphone, pin: Pin | None) -> str:
+        """Read until the device fails or is rejected; returns why it ended."""
+        n_frames = round(BLOCK_S * microphone.rate_hz)
+        depth_s = _DEPTH_SHARE * microphone.buffer_s
+        if pin:
+            bytes_s = microphone.rate_hz * microphone.channels * microphone.sample_format.width
+            depth_s = max(depth_s, min(_SERVER_DEPTH_S, _SERVER_DEPTH_BYTES / bytes_s))
+        running = self._running
+        broken = False
+        at_s, ran_s = time.monotonic(), running.seconds
+        try:
+            while not (self._stop.is_set() or self._rejected):
+                self.calling_since_s = running.seconds
+                payload, waiting = microphone.read(n_frames)
+                self.calling_since_s = None
+                before_s, before_ran_s = at_s, ran_s
+                at_s, ran_s = time.monotonic(), running.seconds
+                took_s = ran_s - before_ran_s
+                if took_s > SILENT_S or at_s - before_s - took_s > depth_s:
+                    # Where in what is left the loss is cannot be known; from here on it can.
+                    microphone.restart()
+                    at_s, ran_s, broken = time.monotonic(), running.seconds, True
+                    continue
+                offset_ns = time.time_ns() - time.monotonic_ns()
+                self._handover.put(Reading(payload, n_frames, waiting, at_s, offset_ns, broken))
+                broken = False
+        except DeviceError as error:
+            return self._rejected or str(error)
+        return self._rejected or "stopped"

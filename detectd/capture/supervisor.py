@@ -1,0 +1,226 @@
+"""Keeps one recorder alive: starts it, hears its reports, kills it when it is silent and starts another. No PortAudio.
+
+A call of PortAudio can hang for ever and take its process along; from outside there is always a cure.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from detectd.capture.status import STARTING, RecorderState, Status, Task
+from detectd.config.stream_config import DeviceStream
+from detectd.monitor.log import LOG
+
+_SILENT_S = 3.0
+_TURN_S = 0.2
+_BACKOFF_S = (0.2, 0.4, 0.8, 1.0)
+_PROVEN_S = 10.0
+_STOP_S = 1.5
+_READ_BYTES = 1 << 16
+_LOSS_TOLD_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """How a device's stream is; counts are those of all its recorders, in samples of each channel.
+
+    Attributes
+    ----------
+    restarts : int
+        Recorders that ended or were killed, and were replaced.
+    """
+
+    state: RecorderState
+    reason: str
+    device: str
+    rate_hz: int
+    channels: int
+    drift_ppm: float | None
+    lost_samples: int
+    dropped_samples: int
+    restarts: int
+
+
+class DeviceSupervisor:
+    """Records one device for ever.
+
+    Parameters
+    ----------
+    task : Task
+        `DeviceSupervisor.for_stream` makes one of a stream of the configuration.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._latest = Status(RecorderState.WAITING, STARTING, task.device, pinned=task.pinned)
+        self._lost_before = self._dropped_before = 0
+        self._restarts = 0
+        self._told: tuple[RecorderState, str] | None = None
+        self._told_losses = (0, 0)
+        self._told_losses_s = 0.0
+        self._stop = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=f"device {task.stream_id}")
+
+    @classmethod
+    def for_stream(cls, stream: DeviceStream, endpoint: str) -> "DeviceSupervisor":
+        """Of a stream of the configuration, to a daemon's endpoint."""
+        return cls(Task(stream.device, stream.id, endpoint, stream.rate_hz, stream.channels, stream.mix))
+
+    @property
+    def status(self) -> DeviceStatus:
+        """How it is now; from any thread."""
+        latest = self._latest
+        return DeviceStatus(
+            state=latest.state,
+            reason=latest.reason,
+            device=latest.device,
+            rate_hz=latest.rate_hz,
+            channels=latest.channels,
+            drift_ppm=latest.drift_ppm,
+            lost_samples=self._lost_before + latest.lost_samples,
+            dropped_samples=self._dropped_before + latest.dropped_samples,
+            restarts=self._restarts,
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Have the recorder send the end of its stream; returns at once."""
+        self._stop.set()
+        with self._lock:
+            if self._process:
+                self._process.terminate()
+
+    def stop(self) -> None:
+        """Stop; waits until the recorder has ended, 2 s at most."""
+        self.ask_to_stop()
+        self._thread.join()
+
+    def _run(self) -> None:
+        tries = 0
+        while not self._stop.is_set():
+            began_s = time.monotonic()
+            reason = self._supervise()
+            if self._stop.is_set():
+                break
+            if time.monotonic() - began_s > _PROVEN_S:
+                tries = 0
+            latest = self._latest
+            self._lost_before += latest.lost_samples
+            self._dropped_before += latest.dropped_samples
+            self._restarts += 1
+            was_there = latest.state is not RecorderState.WAITING
+            state = RecorderState.LOST if was_there else RecorderState.WAITING
+            self._latest = replace(latest, state=state, reason=reason, lost_samples=0, dropped_samples=0)
+            self._tell()
+            self._stop.wait(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
+            tries += 1
+
+    def _supervise(self) -> str:
+        """Run one recorder to its end; returns why it ended."""
+        with self._lock:
+            if self._stop.is_set():
+                return ""
+            task = replace(self.task, pinned=self._latest.pinned)
+            process = self._process = subprocess.Popen(  # noqa: S603  # this interpreter, no shell
+                [sys.executable, "-m", "detectd.capture.recorder", task.line()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=_environment(),
+            )
+        try:
+            return self._listen(process)
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> str:
+        assert process.stdout
+        assert process.stderr
+        out, err = process.stdout.fileno(), process.stderr.fileno()
+        partial, complaint = b"", b""
+        open_ends = [out, err]
+        heard_s = time.monotonic()
+        stop_by_s: float | None = None
+        while out in open_ends:
+            ready = select.select(open_ends, [], [], _TURN_S)[0]
+            now_s = time.monotonic()
+            for end in ready:
+                data = os.read(end, _READ_BYTES)
+                if not data:
+                    open_ends.remove(end)
+                elif end == err:
+                    complaint = (complaint + data)[-_READ_BYTES:]
+                else:
+                    heard_s = now_s
+                    *lines, partial = (partial + data).split(b"\n")
+                    for line in lines:
+                        self._hear(line)
+            if self._stop.is_set():
+                stop_by_s = stop_by_s or now_s + _STOP_S
+                if now_s > stop_by_s:
+                    return "it did not stop"
+            elif now_s - heard_s > _SILENT_S:
+                return f"its recorder was silent for {_SILENT_S:g} s and was ended"
+        code = process.wait()
+        return self._farewell(code, complaint)
+
+    def _farewell(self, code: int, complaint: bytes) -> str:
+        said = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+        if code == 1 and not said:
+            return self._latest.reason
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"its recorder ended, {how}" + (f": {said}" if said else "")
+
+    def _hear(self, line: bytes) -> None:
+        with contextlib.suppress(ValueError, TypeError):
+            status = Status.of(line.decode())
+            if status.state is RecorderState.WAITING and self._latest.state is not RecorderState.WAITING:
+                # To a new recorder it is; here it has been.
+                status = replace(status, state=RecorderState.LOST)
+            self._latest = status
+            self._tell()
+
+    def _tell(self) -> None:
+        """Log what changed."""
+        latest, stream = self._latest, self.task.stream_id
+        if (latest.state, latest.reason) != self._told:
+            self._told = (latest.state, latest.reason)
+            if latest.state is RecorderState.RECORDING:
+                where = f", source {latest.pinned}" if latest.pinned and latest.pinned != latest.device else ""
+                note = f" ({latest.reason})" if latest.reason else ""
+                LOG.info(
+                    "stream %s: recording %r%s, %d samples/s, channels %d%s",
+                    stream, latest.device, where, latest.rate_hz, latest.channels, note,
+                )  # fmt: skip
+            elif latest.reason != STARTING:
+                LOG.warning("stream %s: %s: %s", stream, latest.state, latest.reason)
+        status = self.status
+        losses = (status.lost_samples, status.dropped_samples)
+        if losses != self._told_losses and time.monotonic() - self._told_losses_s > _LOSS_TOLD_EVERY_S:
+            lost, dropped = (now - told for now, told in zip(losses, self._told_losses, strict=True))
+            self._told_losses, self._told_losses_s = losses, time.monotonic()
+            LOG.warning("stream %s: samples lost by the device %d, not sent %d", stream, lost, dropped)
+
+
+def _environment() -> dict[str, str]:
+    """Of the recorder: this very package, wherever it was found."""
+    root = str(Path(__file__).resolve().parents[2])
+    known = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root}
