@@ -118,6 +118,9 @@ class DaemonProcess:
     def replay(self):
         return self._said(r"replay: ([^;\s]+)")
 
+    def signal(self, number):
+        self._process.send_signal(number)
+
     @property
     def runs(self):
         return self._process.poll() is None

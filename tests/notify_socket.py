@@ -14,6 +14,8 @@ class ManagerSocket:
         self.address = str(address)
         self.messages = []
         """(monotonic time, {name: value})"""
+        self.on_message = lambda _message: None
+        """Called with each as it comes."""
         self._arrived = threading.Condition()
         self._stop = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -68,6 +70,8 @@ class ManagerSocket:
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
                 lines = self._socket.recv(65536).decode().split("\n")
+                came_s, message = time.monotonic(), dict(line.split("=", 1) for line in lines)
+                self.on_message(message)
                 with self._arrived:
-                    self.messages.append((time.monotonic(), dict(line.split("=", 1) for line in lines)))
+                    self.messages.append((came_s, message))
                     self._arrived.notify_all()
