@@ -113,6 +113,24 @@ def test_a_longer_window_begins_with_what_is_remembered(pool):
     assert starts == list(range(starts[0], 10 * RATE_HZ + 1, RATE_HZ // 4))
 
 
+@pytest.mark.parametrize("at_s", np.arange(4.0, 6.0, 0.1))
+def test_what_is_remembered_is_heard_before_new_audio_takes_its_place(pool, at_s):
+    """The audio's memory moves up now and then; whenever that is, the newcomer's windows are those of the sound."""
+    samples = sound(RATE_HZ, 9)
+    at = round(at_s * RATE_HZ)
+    engine = Engine([pool["line"]])
+    feeder = Feeder(engine)
+    feeder.put(samples[:at])
+    drain(engine)
+    engine.swap([pool["line"], pool["picture"]])
+    feeder.put(samples[at:])
+    feeder.end()
+    windows, starts = windows_of(samples, RATE_HZ, STFT, HOP_S)
+    expected = list(zip(starts.tolist(), pool["picture"].scorer.score([windows]).tolist(), strict=True))
+    found = drain(engine)[1]["picture", "yard"]
+    assert_scores(found, [(start, score) for start, score in expected if start >= found[0][0]])
+
+
 @pytest.mark.parametrize("name", ["other", "both"])
 def test_a_detector_of_another_analysis_rate_begins_where_it_joins(pool, name):
     samples = noise(RATE_HZ * 12, 3, scale=0.1)
