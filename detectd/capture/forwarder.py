@@ -10,7 +10,7 @@ import numpy as np
 from detectd.capture.ledger import Ledger, Placed, Reading
 from detectd.capture.outlet import Outlet
 from detectd.capture.pin import Verdict
-from detectd.capture.reader import BLOCK_S, SILENT_S, Closed, Handover, Opened, Reader, Running
+from detectd.capture.reader import BLOCK_S, NO_AUDIO, SILENT_S, Closed, Handover, Opened, Reader, Running
 from detectd.capture.status import STARTING, RecorderState, Status, Task
 from detectd.dsp.audio import SampleFormat
 from detectd.streams.epoch import Epoch
@@ -87,7 +87,7 @@ class Forwarder:
         self._confirm()
         if self._epoch and self._running.seconds - self._heard_s > SILENT_S:
             self._end_epoch()
-            self._set(RecorderState.LOST, "no audio comes")
+            self._set(RecorderState.LOST, NO_AUDIO)
         self._outlet.flush()
         self._count()
 

@@ -3,25 +3,23 @@
 It never gives up: what cannot be opened is tried again, for ever.
 """
 
-import os
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from detectd.capture.choice import DEFAULT, InputDevice, NoSuchDeviceError, choose
 from detectd.capture.ledger import Reading
-from detectd.capture.pin import Pin, UnpinnableError, on_server
-from detectd.capture.portaudio import DeviceError, Microphone, inputs, look_again
-from detectd.capture.pulse import PulseServer, ServerGoneError
-from detectd.capture.status import Task
+from detectd.capture.opener import NOT_OPENED, Opener
+from detectd.capture.pin import Pin
+from detectd.capture.portaudio import DeviceError, Microphone
 from detectd.dsp.audio import SampleFormat
 
 BLOCK_S = 0.1
 SILENT_S = 1.0
 """A device that gives nothing for that long has stopped."""
 
+NO_AUDIO = "no audio comes"
 _WAITING_S = 10.0
 _RETRY_S = (0.1, 0.3, 0.6)
 _DEPTH_SHARE = 0.8
@@ -107,22 +105,17 @@ class Reader:
 
     Attributes
     ----------
-    pinned : str or None
-        The source of the sound server that the device is.
     calling_since_s : float or None
         Since when PortAudio has not returned, by the clock of `running`.
     """
 
-    def __init__(self, task: Task, mark: str, handover: Handover, running: Running) -> None:
-        self.pinned = task.pinned
+    def __init__(self, opener: Opener, handover: Handover, running: Running) -> None:
         self.calling_since_s: float | None = None
-        self._task = task
-        self._mark = mark
+        self._opener = opener
         self._handover = handover
         self._running = running
         self._rejected = ""
         self._stop = threading.Event()
-        self._known: tuple[int, int, SampleFormat] | None = None
 
     def start(self) -> None:
         """Begin."""
@@ -142,19 +135,24 @@ class Reader:
         """Whether a stream has been rejected and is not closed yet."""
         return bool(self._rejected)
 
+    @property
+    def pinned(self) -> str | None:
+        """The source of the sound server that the device is."""
+        return self._opener.pinned
+
     def _run(self) -> None:
         tries = 0
         while not self._stop.is_set():
             self._rejected = ""
+            self.calling_since_s = self._running.seconds
             try:
-                microphone, pin, note = self._open(anew=tries > 0)
-            except (NoSuchDeviceError, DeviceError, UnpinnableError, TimeoutError, ServerGoneError) as error:
+                microphone, pin, note = self._opener.open(anew=tries > 0)
+            except NOT_OPENED as error:
+                self.calling_since_s = None
                 self._handover.put(Closed(str(error)))
                 self._stop.wait(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
                 tries += 1
                 continue
-            finally:
-                self.calling_since_s = None
             tries = 1
             name = microphone.device.name
             self._handover.put(
@@ -164,81 +162,6 @@ class Reader:
             self.calling_since_s = self._running.seconds
             microphone.close()
             self.calling_since_s = None
-
-    def _open(self, *, anew: bool) -> tuple[Microphone, Pin | None, str]:
-        self.calling_since_s = self._running.seconds
-        if self.pinned and self._task.device == DEFAULT:
-            # The default of that time, whatever it has become.
-            os.environ["PULSE_SOURCE"] = self.pinned
-        if anew:
-            look_again()
-        device = choose(inputs(), self._task.device)
-        rate_hz, channels, sample_format = self._known or self._first_guess(device)
-        while True:
-            # The question must be possible before there is anything to ask about.
-            server = None if device.is_hardware else on_server()
-            microphone = Microphone(device, rate_hz, channels, sample_format)
-            pin = None
-            try:
-                microphone.start()
-                pin = self._pinned_to(server, device)
-                wanted = self._wanted(pin, rate_hz, channels, sample_format)
-            except BaseException:
-                microphone.close()
-                if server:
-                    server.close()
-                raise
-            if wanted == (rate_hz, channels, sample_format):
-                self._known = wanted
-                return microphone, pin, self._note(device, pin, rate_hz)
-            microphone.close()
-            if server:
-                server.close()
-            rate_hz, channels, sample_format = wanted
-
-    def _first_guess(self, device: InputDevice) -> tuple[int, int, SampleFormat]:
-        channels = self._task.channels or (device.channels if self._task.mix and device.is_hardware else 1)
-        return self._task.rate_hz or device.default_rate_hz, channels, SampleFormat.S16
-
-    def _pinned_to(self, server: PulseServer | None, device: InputDevice) -> Pin | None:
-        """Find the source that the stream just opened is on; None where no sound server is in between."""
-        pin = None
-        if server:
-            try:
-                pin = Pin(server, self._mark)
-            except UnpinnableError:
-                server.close()
-        if self.pinned and (pin is None or pin.source.name != self.pinned):
-            elsewhere = pin.source.name if pin else "another way"
-            raise DeviceError(f"device {device.name!r} leads to {elsewhere} now; waiting for {self.pinned}")
-        if pin:
-            self.pinned = pin.source.name
-        return pin
-
-    def _wanted(
-        self, pin: Pin | None, rate_hz: int, channels: int, sample_format: SampleFormat
-    ) -> tuple[int, int, SampleFormat]:
-        """How the source is to be opened, once it is known."""
-        if pin is None:
-            return rate_hz, channels, sample_format
-        source, task = pin.source, self._task
-        if channels > source.channels:
-            raise DeviceError(
-                f"device {source.name!r} has {source.channels} channel(s), {channels} are asked for; "
-                "the sound server would make up the rest"
-            )
-        return (
-            task.rate_hz or source.rate_hz,
-            task.channels or (source.channels if task.mix else 1),
-            SampleFormat.F32 if source.bits > 16 else SampleFormat.S16,
-        )
-
-    def _note(self, device: InputDevice, pin: Pin | None, rate_hz: int) -> str:
-        if pin is None:
-            return "" if device.is_hardware else "no sound server shows it, so it is not watched for another device"
-        if pin.source.rate_hz != rate_hz:
-            return f"the sound server converts from {pin.source.rate_hz} samples/s"
-        return ""
 
     def _read(self, microphone: Microphone, pin: Pin | None) -> str:
         """Read until the device fails or is rejected; returns why it ended."""
@@ -260,6 +183,8 @@ class Reader:
                 took_s = ran_s - before_ran_s
                 if took_s > SILENT_S or at_s - before_s - took_s > depth_s:
                     # Where in what is left the loss is cannot be known; from here on it can.
+                    if pin:
+                        return NO_AUDIO  # and open it anew: to a server this would be another stream
                     microphone.restart()
                     at_s, ran_s, broken = time.monotonic(), running.seconds, True
                     continue

@@ -14,6 +14,7 @@ from dataclasses import replace
 import zmq
 
 from detectd.capture.forwarder import Forwarder
+from detectd.capture.opener import Opener
 from detectd.capture.outlet import Outlet
 from detectd.capture.pin import sign_streams
 from detectd.capture.portaudio import load, quiet
@@ -39,7 +40,7 @@ class Recorder:
         self._running = Running()
         handover = Handover()
         context: Context = zmq.Context()
-        self._reader = Reader(task, mark, handover, self._running)
+        self._reader = Reader(Opener(task, mark), handover, self._running)
         self._forwarder = Forwarder(task, Outlet(context, task.endpoint), handover, self._reader, self._running)
         self._rejected_s = 0.0
 

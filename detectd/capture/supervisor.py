@@ -47,6 +47,11 @@ class DeviceStatus:
     dropped_samples: int
     restarts: int
 
+    @property
+    def hindrance(self) -> str:
+        """What is in the way of recording; empty while nothing is."""
+        return "" if self.state is RecorderState.RECORDING else self.reason
+
 
 class DeviceSupervisor:
     """Records one device for ever.
@@ -73,7 +78,7 @@ class DeviceSupervisor:
     @classmethod
     def for_stream(cls, stream: DeviceStream, endpoint: str) -> "DeviceSupervisor":
         """Of a stream of the configuration, to a daemon's endpoint."""
-        return cls(Task(stream.device, stream.id, endpoint, stream.rate_hz, stream.channels, stream.mix))
+        return cls(task_of(stream, endpoint))
 
     @property
     def status(self) -> DeviceStatus:
@@ -90,6 +95,11 @@ class DeviceSupervisor:
             dropped_samples=self._dropped_before + latest.dropped_samples,
             restarts=self._restarts,
         )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was started and not stopped; it never ends by itself."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
         """Begin."""
@@ -217,6 +227,11 @@ class DeviceSupervisor:
             lost, dropped = (now - told for now, told in zip(losses, self._told_losses, strict=True))
             self._told_losses, self._told_losses_s = losses, time.monotonic()
             LOG.warning("stream %s: samples lost by the device %d, not sent %d", stream, lost, dropped)
+
+
+def task_of(stream: DeviceStream, endpoint: str) -> Task:
+    """What a stream of the configuration asks for."""
+    return Task(stream.device, stream.id, endpoint, stream.rate_hz, stream.channels, stream.mix)
 
 
 def _environment() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from detectd.config.config import Config
+from detectd.config.config import Config, DeviceStream
 from detectd.service.plan import notices, open_detectors
 from detectd.service.sources import check_source
 
@@ -40,8 +40,18 @@ def plan_of(config: Config) -> dict[str, Any]:
             }
             for detector in detectors
         ],
-        "notices": [notice for detector in detectors for notice in notices(detector)],
+        "notices": [*_device_notices(config), *(notice for detector in detectors for notice in notices(detector))],
     }
+
+
+def _device_notices(config: Config) -> list[str]:
+    devices = [stream for stream in config.streams if isinstance(stream, DeviceStream)]
+    if not devices:
+        return []
+    # Loads PortAudio, which looks at every device there is.
+    from detectd.capture.survey import survey  # noqa: PLC0415
+
+    return survey(devices)
 
 
 def plan_text(plan: dict[str, Any]) -> str:

@@ -108,7 +108,7 @@ class Daemon:
         self._ingest = Ingest(
             self._context, config.ingest.bind, config.ingest.connect, self._recorders.address, self._intake, wake
         )
-        self._sources = LocalSources(self._context, config.path)
+        self._sources = LocalSources(self._context, config.path, self._recorders.address)
         self._signs = SignsOfLife(
             self._ingest, engine, self._loop, self._publisher, self._replay, self._sources, self._view
         )

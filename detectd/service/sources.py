@@ -1,15 +1,19 @@
-"""The daemon's own sources, synthetic and file: each a thread that sends over the same wire as everybody else."""
+"""The daemon's own sources: made-up audio and files, each a thread, and sound devices, each a process.
+
+All send over the same wire as everybody else.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from detectd.capture.library import what_is_missing
+from detectd.capture.supervisor import DeviceStatus, DeviceSupervisor
 from detectd.config.config import DeviceStream, FileStream, StreamConfig, SyntheticStream
 from detectd.dsp.audio import SampleFormat
 from detectd.dsp.synth import Signature, random_phases, reference_power_for, tones_at, white_noise
@@ -22,18 +26,44 @@ from detectd.sockets import Context
 from detectd.streams.wire import Flag
 
 
-class _Playing(NamedTuple):
-    thread: threading.Thread
-    stop: threading.Event
+class _Playing:
+    """A source that is a thread."""
+
+    def __init__(self, name: str, target: Callable[[threading.Event], None]) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=target, args=(self._stopping,), name=name)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        self._stopping.set()
+
+    def stop(self) -> None:
+        self.ask_to_stop()
+        self._thread.join()
 
 
 class LocalSources:
-    """Starts and stops the sources that a configuration names."""
+    """Starts and stops the sources that a configuration names.
 
-    def __init__(self, context: Context, path: Path) -> None:
+    Parameters
+    ----------
+    path : Path
+        Of the configuration.
+    recorders : str
+        Endpoint that sound devices are sent to.
+    """
+
+    def __init__(self, context: Context, path: Path, recorders: str) -> None:
         self._context = context
         self._path = path
-        self._playing: dict[StreamConfig, _Playing] = {}
+        self._recorders = recorders
+        self._playing: dict[StreamConfig, _Playing | DeviceSupervisor] = {}
 
     def apply(self, streams: Sequence[StreamConfig]) -> None:
         """Play these: what plays and is among them goes on, what is not stops, what is new begins.
@@ -46,12 +76,9 @@ class LocalSources:
         self._stop([playing for stream, playing in self._playing.items() if stream not in streams])
         self._playing = {stream: playing for stream, playing in self._playing.items() if stream in streams}
         for stream in streams:
-            if stream in self._playing:
-                continue
-            if isinstance(stream, SyntheticStream):
-                self._begin(stream, partial(self._synthesise, stream))
-            elif isinstance(stream, FileStream):
-                self._begin(stream, partial(self._play, stream, file_of(self._path, stream)))
+            if stream not in self._playing and (playing := self._player(stream)):
+                self._playing[stream] = playing
+                playing.start()
 
     def stop(self) -> None:
         """Stop sending, at once."""
@@ -60,20 +87,35 @@ class LocalSources:
 
     def plays(self) -> dict[str, str]:
         """Sources that should be heard now, each with what is in its way, if anything is known to be."""
-        return {stream.id: "" for stream, playing in list(self._playing.items()) if playing.thread.is_alive()}
+        return {
+            stream.id: playing.status.hindrance if isinstance(playing, DeviceSupervisor) else ""
+            for stream, playing in list(self._playing.items())
+            if playing.alive
+        }
 
-    def _begin(self, stream: StreamConfig, target: Callable[[threading.Event], None]) -> None:
-        stop = threading.Event()
-        thread = threading.Thread(target=target, args=(stop,), name=f"source {stream.id}")
-        self._playing[stream] = _Playing(thread, stop)
-        thread.start()
+    def devices(self) -> dict[str, DeviceStatus]:
+        """How each sound device is, by the id of its source."""
+        return {
+            stream.id: playing.status
+            for stream, playing in list(self._playing.items())
+            if isinstance(playing, DeviceSupervisor)
+        }
+
+    def _player(self, stream: StreamConfig) -> _Playing | DeviceSupervisor | None:
+        if isinstance(stream, DeviceStream):
+            return DeviceSupervisor.for_stream(stream, self._recorders)
+        if isinstance(stream, SyntheticStream):
+            return _Playing(f"source {stream.id}", partial(self._synthesise, stream))
+        if isinstance(stream, FileStream):
+            return _Playing(f"source {stream.id}", partial(self._play, stream, file_of(self._path, stream)))
+        return None
 
     @staticmethod
-    def _stop(ending: Sequence[_Playing]) -> None:
+    def _stop(ending: Sequence[_Playing | DeviceSupervisor]) -> None:
         for playing in ending:
-            playing.stop.set()
+            playing.ask_to_stop()
         for playing in ending:
-            playing.thread.join()
+            playing.stop()
 
     def _synthesise(self, stream: SyntheticStream, stop: threading.Event) -> None:
         with self._context.socket(zmq.PUSH) as socket:
@@ -123,15 +165,16 @@ def synthetic_blocks(stream: SyntheticStream) -> Iterator[NDArray[np.float32]]:
 def check_source(path: Path, stream: StreamConfig) -> None:
     """Refuse a stream table whose source cannot be had.
 
+    A device that is not there is waited for, so it is no reason.
+
     Raises
     ------
     ConfigError
         Naming the configuration `path`, the stream and the key.
     """
     if isinstance(stream, DeviceStream):
-        raise ConfigError(
-            f"{path}: stream '{stream.id}': "
-            'source = "device" comes with the next version; accepted: zmq, file, synthetic'
-        )
+        missing = what_is_missing()
+        if missing:
+            raise ConfigError(f"{path}: stream '{stream.id}': source = \"device\": {missing}")
     if isinstance(stream, FileStream):
         file_of(path, stream)
