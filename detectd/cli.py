@@ -21,6 +21,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 _INTERRUPTED = 130
+_EVENTS, _REPLAY = "tcp://127.0.0.1:5557", "tcp://127.0.0.1:5558"
 _MAX_HOP_S = 86_400
 
 _P = ParamSpec("_P")
@@ -173,25 +174,86 @@ def _stopped_by_signal() -> threading.Event:
 
 
 @main.command()
+@click.option("--from", "endpoint", help=f"The daemon's PUB endpoint.  [default: {_EVENTS}]")
 @click.option(
-    "--from", "endpoint", default="tcp://127.0.0.1:5557", show_default=True, help="The daemon's PUB endpoint."
+    "--replay", help=f"Its replay endpoint, for what was missed.  [default: {_REPLAY} if --from is not given]"
 )
 @click.option("--topic", default="event/", show_default=True, help="Prefix of the topics to follow.")
+@click.option("--last", "n_earlier", default=10, show_default=True, help="Begin with this many earlier messages.")
 @click.option("--json", "as_json", is_flag=True, help="Print the messages as they are, one a line.")
 @one_line_errors
-def listen(endpoint: str, topic: str, as_json: bool) -> None:
-    """Follow a daemon's events until Ctrl-C; says what it missed."""
-    from detectd.commands.listen import Listener, event_text
+def listen(endpoint: str | None, replay: str | None, topic: str, n_earlier: int, as_json: bool) -> None:
+    """Follow a daemon's events until Ctrl-C.
 
-    listener = Listener(endpoint, topic)
+    What did not arrive, because this program or the daemon was away or slow, is asked for and printed in its place.
+    """
+    from detectd.commands.event_text import event_text
+    from detectd.commands.listen import Listener
+
+    if n_earlier < 0:
+        raise DetectdError(f"--last {n_earlier}: expected a number of messages of at least 0")
+    listener = Listener(endpoint or _EVENTS, replay or (None if endpoint else _REPLAY), topic, n_earlier)
     try:
-        for event, notice in listener.follow():
-            if event is not None:
-                click.echo(json.dumps(event, separators=(",", ":")) if as_json else event_text(event))
-            elif notice is not None:
-                click.echo(notice, err=True)
+        for heard in listener.follow():
+            if heard.message is None:
+                click.echo(heard.notice, err=True)
+            elif as_json:
+                click.echo(json.dumps(heard.message, ensure_ascii=False, separators=(",", ":")))
+            else:
+                click.echo(event_text(heard.message) + (f"  ({heard.how})" if heard.how else ""))
     except KeyboardInterrupt:
+        pass
+    finally:
         listener.close()
+
+
+@main.command()
+@click.option("--config", "path", default="config.toml", show_default=True, help="The daemon's configuration file.")
+@click.option("--since", help="Events that lasted to this time or beyond: RFC 3339, or how long ago, like 90s, 2h, 1d.")
+@click.option("--until", help="Events that began before this time, given likewise.")
+@click.option("--stream", help="Glob of stream ids.")
+@click.option("--detector", help="Name of a detector.")
+@click.option("--label", help="What was found.")
+@click.option("--open", "only_open", is_flag=True, help="Only events that have not ended.")
+@click.option("--last", "n_last", type=click.IntRange(min=1), help="Only so many, the newest.")
+@click.option("--json", "as_json", is_flag=True, help="Print the newest message of each event, one a line.")
+@one_line_errors
+def events(
+    path: str,
+    since: str | None,
+    until: str | None,
+    stream: str | None,
+    detector: str | None,
+    label: str | None,
+    only_open: bool,
+    n_last: int | None,
+    as_json: bool,
+) -> None:
+    """Show the events in a daemon's journal, one a line in the order they began, whether it runs or not."""
+    import time
+
+    from detectd.commands.event_text import event_text
+    from detectd.commands.events import Wanted, events_in, lacking, time_of
+    from detectd.config.config import load_config
+
+    journal = load_config(path).service.state_dir / "journal.sqlite3"
+    now_ns = time.time_ns()
+    wanted = Wanted(
+        since_ns=None if since is None else time_of(since, now_ns, "--since"),
+        until_ns=None if until is None else time_of(until, now_ns, "--until"),
+        stream=stream,
+        detector=detector,
+        label=label,
+        only_open=only_open,
+        n_last=n_last,
+    )
+    if (notice := lacking(journal, wanted)) is not None:
+        click.echo(notice, err=True)
+    n_found = 0
+    for n_found, body in enumerate(events_in(journal, wanted), start=1):  # noqa: B007
+        click.echo(body if as_json else event_text(json.loads(body)))
+    if not n_found:
+        click.echo(f"no such events in {journal}", err=True)
 
 
 @main.command()

@@ -30,7 +30,7 @@ sockets send
 capture: library pulse pin portaudio opener reader outlet forwarder recorder supervisor survey
 publish: times message record request schema lock aside journal_file answer journal scribe publisher replay
 service: ingest plan loop sources admission reload view private signs daemon
-commands: check listen score devices capture
+commands: check event_text events ledger replay_client listen score devices capture
 bundles: report
 cli __main__
 """
