@@ -1,6 +1,6 @@
 """The process that records one device: `python -m detectd.capture.recorder TASK`, started by its supervisor.
 
-Says on stdout how it is, as lines of JSON. Ends on SIGTERM, or when its stdin is closed: whoever started it has died.
+Says on stdout how it is, as lines of JSON. Ends when its stdin is closed: whoever started it wants that, or has died.
 """
 
 import contextlib
@@ -44,14 +44,14 @@ class Recorder:
         self._forwarder = Forwarder(task, Outlet(context, task.endpoint), handover, self._reader, self._running)
         self._rejected_s = 0.0
 
-    def run(self, signals: int) -> int:
-        """Record until stdin closes or `signals` can be read; returns the exit code."""
+    def run(self) -> int:
+        """Record until stdin closes; returns the exit code."""
         self._reader.start()
         self._forwarder.start()
         reported: Status | None = None
         due_s = 0.0
         exit_code = 0
-        while not select.select([0, signals], [], [], _TURN_S)[0]:
+        while not select.select([0], [], [], _TURN_S)[0]:
             now_s = time.monotonic()
             status = self._status()
             if now_s >= due_s or reported is None or (status.state, status.reason) != (reported.state, reported.reason):
@@ -93,12 +93,9 @@ def main() -> int:
     """Run the recorder that the only argument describes."""
     task = Task.of(sys.argv[1])
     os.set_blocking(1, False)
-    # Ctrl-C reaches every process of a terminal; the supervisor says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Whoever started this may have them blocked.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    signals, wake = os.pipe()
-    signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"\0"))
+    # A terminal and a service manager signal all processes at once; the supervisor says when it is time to stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     mark = sign_streams()
     with quiet():
         try:
@@ -108,7 +105,7 @@ def main() -> int:
             _say(Status(RecorderState.WAITING, str(error), task.device))
             return 1
         try:
-            exit_code = recorder.run(signals)
+            exit_code = recorder.run()
         except BrokenPipeError:
             exit_code = 0
     # A call of PortAudio may never return, and would keep the process.

@@ -109,8 +109,9 @@ class DeviceSupervisor:
         """Have the recorder send the end of its stream; returns at once."""
         self._stop.set()
         with self._lock:
-            if self._process:
-                self._process.terminate()
+            if self._process and self._process.stdin:
+                # A recorder ends without its input, also where this process dies.
+                self._process.stdin.close()
 
     def stop(self) -> None:
         """Stop; waits until the recorder has ended, 2 s at most."""
