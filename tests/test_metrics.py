@@ -38,6 +38,8 @@ CONTRACT = {
     "detectd_config_last_reload_timestamp_seconds": "gauge",
     "detectd_start_timestamp_seconds": "gauge",
     "detectd_fault": "gauge",
+    "detectd_capture_drift_ppm": "gauge",
+    "detectd_capture_restarts": "counter",
 }
 
 
@@ -54,6 +56,8 @@ def snapshot(stream_id="yard", **changes):
         "last_sample_utc_s": 1_763_824_636.123456,
         "scores": {"pump": -0.25},
         "events": {"pump": 2},
+        "drift_ppm": -12.5,
+        "recorder_restarts": 2,
     }
     return StreamSnapshot(id=stream_id, **{**values, **changes})
 

@@ -43,6 +43,10 @@ class StreamSnapshot:
     """Newest score, by detector."""
     events: Mapping[str, int] = field(default_factory=dict)
     """Events begun, by detector."""
+    drift_ppm: float | None = None
+    """Of a sound device of the daemon's own, once it is known."""
+    recorder_restarts: int | None = None
+    """Likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,20 @@ FAMILIES: Sequence[Family] = (
     ),
     Family("detectd_score", "gauge", "Newest score; higher is more like the target.", "detector", lambda s: s.scores),
     Family("detectd_events_total", "counter", "Events begun.", "detector", lambda s: s.events),
+    Family(
+        "detectd_capture_drift_ppm",
+        "gauge",
+        "How much faster a sound device's clock is than this machine's, in millionths.",
+        None,
+        lambda s: {} if s.drift_ppm is None else {"": s.drift_ppm},
+    ),
+    Family(
+        "detectd_capture_restarts_total",
+        "counter",
+        "Recorders of a sound device that ended and were replaced.",
+        None,
+        lambda s: {} if s.recorder_restarts is None else {"": s.recorder_restarts},
+    ),
 )
 
 

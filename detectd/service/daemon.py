@@ -98,21 +98,19 @@ class Daemon:
             self._loop.remove,
             self._refused,
         )
-        self._view = StreamView(self._intake, engine)
+        self._recorders = PrivateEndpoint(config.service.state_dir)
+        self._sources = LocalSources(self._context, config.path, self._recorders.address)
+        self._view = StreamView(self._intake, engine, self._sources)
         self._journal = Journal(config.service.state_dir, self.run_id, config.journal)
         self._publisher = Publisher(
             self._context, config.publish.events, self._journal, self._view.heartbeat, self._published
         )
         self._replay = Replay(self._context, config.publish.replay, self._journal)
-        self._recorders = PrivateEndpoint(config.service.state_dir)
         self._ingest = Ingest(
             self._context, config.ingest.bind, config.ingest.connect, self._recorders.address, self._intake, wake
         )
-        self._sources = LocalSources(self._context, config.path, self._recorders.address)
-        self._signs = SignsOfLife(
-            self._ingest, engine, self._loop, self._publisher, self._replay, self._sources, self._view
-        )
-        self._caretaker = Caretaker(self._signs, self._notifier, self._metrics.mark)
+        signs = SignsOfLife(self._ingest, engine, self._loop, self._publisher, self._replay, self._view)
+        self._caretaker = Caretaker(signs, self._notifier, self._metrics.mark)
         page = MetricsPage(self._metrics.registry)
         self._http = MetricsServer(
             config.metrics.host,
@@ -164,7 +162,7 @@ class Daemon:
             partial(self._intake.reconsider, admission(config, detectors), config.ingest.max_backlog_s, own)
         ).wait(_CHANGE_S)
         self._sources.apply(config.streams)
-        self._signs.own = own
+        self._view.own = own
         before, self.config, self._detectors = self._detectors, config, list(detectors)
         self._show_detectors(before)
         self._metrics.config_last_reload_successful.set(1)

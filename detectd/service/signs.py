@@ -1,7 +1,6 @@
 """What is to be seen of the daemon at a moment, for `monitor.health` to judge."""
 
 import time
-from collections.abc import Mapping
 
 from detectd.engine.engine import Engine
 from detectd.monitor.health import Part, Signs, StreamSigns
@@ -9,18 +8,11 @@ from detectd.publish.publisher import Publisher
 from detectd.publish.replay import Replay
 from detectd.service.ingest import Ingest
 from detectd.service.loop import EngineLoop
-from detectd.service.sources import LocalSources
 from detectd.service.view import StreamView
 
 
 class SignsOfLife:
-    """Looks at the parts of a daemon.
-
-    Attributes
-    ----------
-    own : mapping
-        The daemon's own streams, each with the id of its source.
-    """
+    """Looks at the parts of a daemon."""
 
     def __init__(
         self,
@@ -29,7 +21,6 @@ class SignsOfLife:
         loop: EngineLoop,
         publisher: Publisher,
         replay: Replay,
-        sources: LocalSources,
         view: StreamView,
     ) -> None:
         self._ingest = ingest
@@ -37,9 +28,7 @@ class SignsOfLife:
         self._loop = loop
         self._publisher = publisher
         self._replay = replay
-        self._sources = sources
         self._view = view
-        self.own: Mapping[str, str] = {}
 
     def __call__(self) -> Signs:
         """Look now."""
@@ -62,9 +51,8 @@ class SignsOfLife:
         )
 
     def _streams(self) -> list[StreamSigns]:
-        plays = self._sources.plays()
-        signs = []
-        for stream in self._view.streams:
-            why = plays.get(self.own.get(stream.id, ""))
-            signs.append(StreamSigns(stream.id, stream.up, stream.rate_hz, ours=why is not None, why=why or ""))
-        return signs
+        obstacles = self._view.obstacles()
+        return [
+            StreamSigns(s.id, s.up, s.rate_hz, ours=s.id in obstacles, why=obstacles.get(s.id, ""))
+            for s in self._view.streams
+        ]
