@@ -145,7 +145,7 @@ def test_many_streams_scraped_at_once_are_whole():
     for thread in threads:
         thread.join()
     assert len(set(pages)) == 1
-    assert pages[0].count(b"\n") == 2 * len(FAMILIES) + 12 * len(streams)
+    assert pages[0].count(b"\n") == 2 * len(FAMILIES) + 14 * len(streams)
 
 
 @given(st.lists(st.floats(0, 20)), st.integers(0, 5))
