@@ -90,17 +90,14 @@ class Caretaker:
         self._up = {stream.id: stream.up for stream in streams}
 
     def _log_faults(self, verdict: Verdict) -> None:
-        faults = {(fault.part, fault.text): fault for fault in verdict.faults}
+        # Of a stream it was said that it is lost, and its supervisor says what it waits for.
+        faults = {(fault.part, fault.text): fault for fault in verdict.faults if not fault.stream}
         for key in faults.keys() - self._told.keys():
-            LOG.error("unwell: %s", faults[key].text, extra=_fields(faults[key]))
+            LOG.error("unwell: %s", faults[key].text, extra={"part": faults[key].part})
         for key in self._told.keys() - faults.keys():
-            LOG.info("over: %s", self._told[key].text, extra=_fields(self._told[key]))
+            LOG.info("over: %s", self._told[key].text, extra={"part": self._told[key].part})
         self._told = faults
         failing = {fault.part for fault in verdict.faults}
         for part in failing ^ self._failing if self._mark is not None else ():
             self._mark(part, part in failing)
         self._failing = failing
-
-
-def _fields(fault: Fault) -> dict[str, str]:
-    return {"part": fault.part, "stream": fault.stream} if fault.stream else {"part": fault.part}
