@@ -33,10 +33,10 @@ DAY = 86_400 * SECOND
 
 
 @contextlib.contextmanager
-def scribe_in(folder, run_id):
+def scribe_in(folder, run_id, settings=SETTINGS):
     """A scribe at work; what it hands on to be published is collected."""
     published = []
-    with journal_in(folder, run_id) as journal:
+    with journal_in(folder, run_id, settings) as journal:
         scribe = Scribe(journal, lambda batch: published.extend(record for record, _ in batch))
         scribe.start()
         try:
@@ -281,3 +281,17 @@ def test_a_large_file_opens_at_once(tmp_path, megabytes):
         assert journal.append([record(1, "second")], time.time_ns())
     print(f"{size(tmp_path) / 1e6:.0f} MB opened in {took_s * 1000:.1f} ms")
     assert took_s < 0.5
+
+
+def test_thousands_of_events_a_second_pass(tmp_path):
+    n_events = 10_000
+    with scribe_in(tmp_path, "run", JournalConfig(30, 64)) as (scribe, _, published):
+        began_s = time.monotonic()
+        for number in range(n_events):
+            scribe.put(event(stream=f"s{number % 50}", state="end"))
+        while len(published) < n_events:
+            time.sleep(0.01)
+        took_s = time.monotonic() - began_s
+    print(f"{n_events / took_s:.0f} events/s")
+    assert rows(tmp_path, "SELECT count(*) FROM messages") == [(n_events,)]
+    assert took_s < n_events / 2000

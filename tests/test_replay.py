@@ -3,9 +3,12 @@
 import contextlib
 import json
 import socket as plain_socket
+import subprocess
+import sys
 import time
 
 import pytest
+import test_protocol_page
 import zmq
 from daemon_process import until
 from journal_parts import bodies, journal_in, record
@@ -18,6 +21,8 @@ EVERYTHING = {"since_time": "1970-01-01T00:00:00Z"}
 TOPIC = "event/yard/demo"
 N_MESSAGES = 20
 WAIT_MS = 20_000
+
+program = test_protocol_page.program
 
 
 @pytest.fixture
@@ -225,3 +230,11 @@ def test_without_a_file_nothing_is_called_complete(tmp_path, endpoint, journal):
     assert done["complete"] is False
     assert ask(endpoint, {"run_id": "run", "topic": TOPIC, "since_seq": N_MESSAGES + 1})[1]["complete"] is True
     assert ask(endpoint, {"run_id": "run", "topic": TOPIC, "since_seq": N_MESSAGES})[1]["complete"] is False
+
+
+def test_the_client_of_the_page_works(journal, endpoint, program, monkeypatch):
+    monkeypatch.setattr(detectd.publish.replay, "_BOUNDS", Bounds(n_messages=7, n_bytes=10**9))
+    command = [sys.executable, program("replay"), endpoint, EVERYTHING["since_time"]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT_MS / 1000)
+    assert done.stdout.splitlines() == bodies(journal.path.parent)
+    assert done.stderr == "{'done': True, 'complete': True}\n"
