@@ -1,4 +1,4 @@
-"""Run a command as a hardened unit would: `python confined.py mdwe|syscalls COMMAND...`.
+"""Run a command as a hardened unit would: `python confined.py mdwe|calls=LINES|families=NAMES COMMAND...`.
 
 What is denied is denied by the kernel, before the command's first instruction, to it and to all its children.
 """
@@ -6,11 +6,13 @@ What is denied is denied by the kernel, before the command's first instruction, 
 import ctypes
 import errno
 import os
+import socket
 import subprocess
 import sys
 
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
+MOST_FAMILIES = 64
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -53,15 +55,23 @@ def refused_by(lines):
     return refused
 
 
-def deny_system_calls(lines):
-    """Refuse every call that a unit's filter refuses."""
+def library():
+    """libseccomp, and a filter of its that allows everything so far."""
     try:
         seccomp = ctypes.CDLL("libseccomp.so.2")
+    except OSError as error:
+        raise UnableError(f"{error}: needs libseccomp") from error
+    seccomp.seccomp_init.restype = ctypes.c_void_p
+    return seccomp, ctypes.c_void_p(seccomp.seccomp_init(ALLOW))
+
+
+def deny_system_calls(lines):
+    """Refuse every call that a unit's filter refuses."""
+    seccomp, context = library()
+    try:
         refused = refused_by(lines)
     except OSError as error:
-        raise UnableError(f"{error}: needs libseccomp and systemd-analyze") from error
-    seccomp.seccomp_init.restype = ctypes.c_void_p
-    context = ctypes.c_void_p(seccomp.seccomp_init(ALLOW))
+        raise UnableError(f"{error}: needs systemd-analyze") from error
     for call, error in refused.items():
         number = seccomp.seccomp_syscall_resolve_name(call.encode())
         if number >= 0:  # others are of other architectures
@@ -69,13 +79,34 @@ def deny_system_calls(lines):
     assert seccomp.seccomp_load(context) == 0
 
 
+class Comparison(ctypes.Structure):
+    """libseccomp's: an argument's number, how it compares, with what."""
+
+    _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64))
+
+
+def deny_families(names):
+    """Refuse sockets of all families but these: RestrictAddressFamilies=."""
+    seccomp, context = library()
+    call = seccomp.seccomp_syscall_resolve_name(b"socket")
+    equal = 4
+    for family in set(range(MOST_FAMILIES)) - {int(getattr(socket, name)) for name in names}:
+        same = Comparison(0, equal, family, 0)
+        action = REFUSE | errno.EAFNOSUPPORT
+        assert seccomp.seccomp_rule_add_array(context, action, call, 1, ctypes.byref(same)) == 0
+    assert seccomp.seccomp_load(context) == 0
+
+
 if __name__ == "__main__":
-    how, *command = sys.argv[1:]
+    asked, *command = sys.argv[1:]
+    how, _, what = asked.partition("=")
     try:
         if how == "mdwe":
             deny_executable_memory()
+        elif how == "calls":
+            deny_system_calls(what.split(";"))
         else:
-            deny_system_calls(how.split(";"))
+            deny_families(what.split())
     except UnableError as why:
         sys.exit(f"cannot confine: {why}")
     os.execvp(command[0], command)
