@@ -49,6 +49,15 @@ class Forwarder:
         self._thread = threading.Thread(target=self._run, name="forwarder", daemon=True)
 
     @property
+    def _absent(self) -> RecorderState:
+        return RecorderState.WAITING if self.status.state is RecorderState.WAITING else RecorderState.LOST
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is a stream, whatever it gives."""
+        return self._opened is not None
+
+    @property
     def unwatched(self) -> bool:
         """Whether a device is open that no sound server stands in front of: one that always gives something."""
         opened = self._opened
@@ -85,9 +94,9 @@ class Forwarder:
             else:
                 self._close(item)
         self._confirm()
-        if self._epoch and self._running.seconds - self._heard_s > SILENT_S:
+        if self._opened and self._running.seconds - self._heard_s > SILENT_S:
             self._end_epoch()
-            self._set(RecorderState.LOST, NO_AUDIO)
+            self._set(self._absent, NO_AUDIO)
         self._outlet.flush()
         self._count()
 
@@ -105,8 +114,7 @@ class Forwarder:
         if self._opened and self._opened.pin:
             self._opened.pin.close()
         self._opened = None
-        state = RecorderState.WAITING if self.status.state is RecorderState.WAITING else RecorderState.LOST
-        self._set(state, closed.reason)
+        self._set(self._absent, closed.reason)
 
     def _confirm(self) -> None:
         """Let go what is sure to be of the right device."""

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from detectd.capture.clock import CaptureClock
 
 LATE_S = 0.02
-_LASTING_S = 1.0
-_STEADY_S = 0.6
+_LASTING_S = 0.8
+_STEADY_S = 0.5
 _STILL_FALLING_S = 0.003
 _SETTLED_S = 0.5
 _HELD_AT_MOST_S = 4.0

@@ -66,7 +66,7 @@ class Recorder:
 
     def _status(self) -> Status:
         status = self._forwarder.status
-        if status.state is not RecorderState.RECORDING and self._calling_s() > _SLOW_CALL_S:
+        if not self._forwarder.opened and self._calling_s() > _SLOW_CALL_S:
             return replace(status, reason="the sound system does not answer")
         return status
 
