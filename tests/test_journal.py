@@ -9,6 +9,7 @@ import sqlite3
 import time
 
 import pytest
+from daemon_process import until
 from journal_parts import (
     NAME,
     SECOND,
@@ -25,6 +26,7 @@ from journal_parts import (
 
 from detectd.config.config import JournalConfig
 from detectd.errors import ConfigError
+from detectd.publish.aside import put_aside
 from detectd.publish.journal import Journal
 from detectd.publish.scribe import Scribe
 from detectd.publish.times import rfc3339, utc_ns_of
@@ -295,3 +297,49 @@ def test_thousands_of_events_a_second_pass(tmp_path):
     print(f"{n_events / took_s:.0f} events/s")
     assert rows(tmp_path, "SELECT count(*) FROM messages") == [(n_events,)]
     assert took_s < n_events / 2000
+
+
+def test_a_heartbeats_time_is_never_later_than_what_is_still_to_be_published(tmp_path):
+    handed_on = []
+    with journal_in(tmp_path) as journal:
+        scribe = Scribe(journal, handed_on.append)
+        scribe.start()
+        for _ in range(3):
+            scribe.put(event())
+            until(scribe._queue.empty)
+        scribe.stop()
+        stamps = [stamp for (stamp,) in rows(tmp_path, "SELECT DISTINCT published_ns FROM messages ORDER BY id")]
+        for stamp in stamps:
+            assert scribe.passed_ns() <= stamp
+            scribe.published()
+        assert stamps[-1] < scribe.passed_ns() <= time.time_ns()
+
+
+def test_a_write_that_failed_and_is_there_all_the_same_is_taken_out(tmp_path):
+    with journal_in(tmp_path) as journal:
+        assert journal.append([record(1)], time.time_ns())
+        with locked(tmp_path):
+            lost = [record(2, journaled=False)]
+            assert not journal.append(lost, time.time_ns())
+            journal.lose(lost, time.time_ns())
+        with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as connection, connection:
+            connection.execute(
+                "INSERT INTO messages SELECT 2, published_ns, topic_no, 2, event_id, state, start_ns, heard_ns, body"
+                " FROM messages"
+            )
+        journal._retry_s = 0.0
+        journal.tend()
+        assert journal.append([record(3)], time.time_ns())
+        assert rows(tmp_path, "SELECT seq FROM messages ORDER BY id") == [(1,), (3,)]
+
+
+def test_few_damaged_files_are_kept_and_all_of_newer_versions(tmp_path):
+    for number in range(6):
+        for label in ("damaged", "newer"):
+            for part in ("", "-wal"):
+                (tmp_path / f"{NAME}{part}").write_text(f"{label} {number}")
+            target = put_aside(tmp_path / NAME, label, (10**9 + number // 2) * SECOND)
+            assert target.read_text() == f"{label} {number}"
+    kept = sorted((path.name.split(".")[2][:5], path.read_text()) for path in tmp_path.iterdir())
+    assert len([name for name, _ in kept if name == "newer"]) == 12
+    assert [text for name, text in kept if name == "damag"] == [f"damaged {n}" for n in (3, 3, 4, 4, 5, 5)]
