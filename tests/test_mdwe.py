@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import test_units
-from daemon_process import SHIPPED_CONFIG, on_free_ports, running
+from daemon_process import SHIPPED_CONFIG, config, on_free_ports, running, until
 from plain_wire import Push, Source, Subscriber
+from sound_server import PipeMicrophone, SoundServer, noise_of, require_sound_server
 from sounds import recording, write
 
 CONFINED = [sys.executable, Path(__file__).parent / "confined.py"]
@@ -81,3 +82,16 @@ def test_the_shipped_daemon_hears_its_demo_there(confined, tmp_path):
         page = daemon.scrape()
         assert page.audio("samples_total", "far") > 0
         assert not page.unbalanced()
+
+
+def test_a_microphone_is_recorded_there(confined, tmp_path):
+    # The recorder, a child with PortAudio in it, is denied the same.
+    require_sound_server()
+    microphone = PipeMicrophone("yard", noise_of(1))
+    table = '[[stream]]\nid = "yard"\nsource = "device"\ndevice = "yard"\nrate_hz = 48000\n'
+    with (
+        SoundServer(microphone) as server,
+        running(tmp_path, config(table), prefix=confined, variables=server.environment) as daemon,
+    ):
+        assert until(lambda: daemon.scrape().audio("samples_total", "yard") >= 48_000), daemon.stderr
+        assert daemon.scrape().value("detectd_fault", part="stream") == 0
