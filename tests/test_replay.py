@@ -238,3 +238,21 @@ def test_the_client_of_the_page_works(journal, endpoint, program, monkeypatch):
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT_MS / 1000)
     assert done.stdout.splitlines() == bodies(journal.path.parent)
     assert done.stderr == "{'done': True, 'complete': True}\n"
+
+
+def test_a_reader_that_finds_damage_tells_who_writes(journal, endpoint):
+    path = journal.path
+    journal._file._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek(0)
+        file.write(b"no database " * 5000)
+    _, done = ask(endpoint, EVERYTHING)
+    assert done["complete"] is False
+    assert "cannot be read" in done["reason"]
+    journal.tend()
+    assert journal.fault is None
+    assert len(list(path.parent.glob("*.damaged-*"))) >= 1
+    assert ask(endpoint, EVERYTHING) == (
+        [],
+        {"done": True, "complete": False, "reason": "not everything published in this span is in the journal"},
+    )
