@@ -94,7 +94,8 @@ class Forwarder:
             else:
                 self._close(item)
         self._confirm()
-        if self._opened and self._running.seconds - self._heard_s > SILENT_S:
+        patience_s = SILENT_S if self._epoch else 2 * SILENT_S
+        if self._opened and self._running.seconds - self._heard_s > patience_s:
             self._end_epoch()
             self._set(self._absent, NO_AUDIO)
         self._outlet.flush()

@@ -27,11 +27,12 @@ class Outlet:
         If that is no endpoint.
     """
 
-    def __init__(self, context: Context, endpoint: str) -> None:
+    def __init__(self, endpoint: str) -> None:
         self.dropped_samples = 0
         self._queue: deque[tuple[bytes, int, float]] = deque()
         self._queued_s = 0.0
-        self._socket: Socket = context.socket(zmq.PUSH)
+        self._context: Context = zmq.Context()
+        self._socket: Socket = self._context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, _WAITING_MESSAGES)
         # Nothing counts as sent before there is somebody to send it to.
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -68,5 +69,6 @@ class Outlet:
             self._queued_s -= self._queue.popleft()[2]
 
     def close(self) -> None:
-        """Close; what was handed over has a moment to go out."""
+        """Close; what was handed over has a moment to go out, and is waited for."""
         self._socket.close(linger=_LINGER_MS)
+        self._context.term()

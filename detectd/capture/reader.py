@@ -171,7 +171,7 @@ class Reader:
             bytes_s = microphone.rate_hz * microphone.channels * microphone.sample_format.width
             depth_s = max(depth_s, min(_SERVER_DEPTH_S, _SERVER_DEPTH_BYTES / bytes_s))
         running = self._running
-        broken = False
+        broken, begun = False, False
         at_s, ran_s = time.monotonic(), running.seconds
         try:
             while not (self._stop.is_set() or self._rejected):
@@ -181,7 +181,8 @@ class Reader:
                 before_s, before_ran_s = at_s, ran_s
                 at_s, ran_s = time.monotonic(), running.seconds
                 took_s = ran_s - before_ran_s
-                if took_s > SILENT_S or at_s - before_s - took_s > depth_s:
+                # What is slow to begin has lost nothing yet.
+                if (took_s > SILENT_S and begun) or at_s - before_s - took_s > depth_s:
                     # Where in what is left the loss is cannot be known; from here on it can.
                     if pin:
                         return NO_AUDIO  # and open it anew: to a server this would be another stream
@@ -190,7 +191,7 @@ class Reader:
                     continue
                 offset_ns = time.time_ns() - time.monotonic_ns()
                 self._handover.put(Reading(payload, n_frames, waiting, at_s, offset_ns, broken))
-                broken = False
+                broken, begun = False, True
         except DeviceError as error:
             return self._rejected or str(error)
         return self._rejected or "stopped"

@@ -11,8 +11,6 @@ import sys
 import time
 from dataclasses import replace
 
-import zmq
-
 from detectd.capture.forwarder import Forwarder
 from detectd.capture.opener import Opener
 from detectd.capture.outlet import Outlet
@@ -21,7 +19,6 @@ from detectd.capture.portaudio import load, quiet
 from detectd.capture.reader import Handover, Reader, Running
 from detectd.capture.status import RecorderState, Status, Task
 from detectd.errors import DetectdError
-from detectd.sockets import Context
 
 _TURN_S = 0.1
 _REPORT_S = 0.5
@@ -39,9 +36,8 @@ class Recorder:
     def __init__(self, task: Task, mark: str) -> None:
         self._running = Running()
         handover = Handover()
-        context: Context = zmq.Context()
         self._reader = Reader(Opener(task, mark), handover, self._running)
-        self._forwarder = Forwarder(task, Outlet(context, task.endpoint), handover, self._reader, self._running)
+        self._forwarder = Forwarder(task, Outlet(task.endpoint), handover, self._reader, self._running)
         self._rejected_s = 0.0
 
     def run(self) -> int:

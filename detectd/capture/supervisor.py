@@ -19,6 +19,9 @@ from detectd.config.stream_config import DeviceStream
 from detectd.monitor.log import LOG
 
 _SILENT_S = 3.0
+_BEGINNING_S = 10.0
+"""For its first report: a busy box starts many at once."""
+
 _TURN_S = 0.2
 _BACKOFF_S = (0.2, 0.4, 0.8, 1.0)
 _PROVEN_S = 10.0
@@ -167,7 +170,7 @@ class DeviceSupervisor:
         out, err = process.stdout.fileno(), process.stderr.fileno()
         partial, complaint = b"", b""
         open_ends = [out, err]
-        heard_s = time.monotonic()
+        heard_s = time.monotonic() + _BEGINNING_S - _SILENT_S
         stop_by_s: float | None = None
         while out in open_ends:
             ready = select.select(open_ends, [], [], _TURN_S)[0]
