@@ -31,7 +31,7 @@ UNDERWAY_S = 1.5
 DRIFTS_PPM = {"still": 0.0, "fast": 500.0, "slow": -500.0}
 DRIFT_WITHIN_PPM = 20
 # Of undisturbed sound, for its clock to be known.
-DRIFT_AFTER_S = 35.0
+DRIFT_AFTER_S = 27.0
 QUIET = [*DRIFTS_PPM, "quiet-0", "quiet-1", "quiet-2"]
 DEVICES = ["yard", "pump", *QUIET]
 
