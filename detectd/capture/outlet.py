@@ -42,7 +42,11 @@ class Outlet:
             # A box that went without a word would be waited for by TCP for very long.
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
             self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
-        connect(self._socket, endpoint, "--to", SourceError)
+        try:
+            connect(self._socket, endpoint, "--to", SourceError)
+        except SourceError:
+            self._context.destroy(linger=0)
+            raise
 
     @property
     def empty(self) -> bool:
