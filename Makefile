@@ -12,11 +12,12 @@ DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help run test test-slow check format bench bundles clean
+.PHONY: help run test test-slow prove check format bench bundles clean
 
 help:
 	@echo "make run         start the daemon on $(CONFIG)"
 	@echo "make test        the tests;  test-slow runs the long forms of some, which take minutes each"
+	@echo "make prove       takes away what each test guards, and shows that the test then fails (half an hour)"
 	@echo "make check       format, lint and types, as .ci/run wants them;  format mends the first two"
 	@echo "make bench       the benchmarks: a table on the terminal, JSON in benchmarks/results"
 	@echo "make bundles     train the shipped bundles again"
@@ -30,6 +31,9 @@ test: $(DEV)
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
+
+prove: $(DEV)
+	$(BIN)/python tests/prove.py
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
