@@ -1,6 +1,5 @@
 """The caretaker at work: a real manager's socket, a real clock, and signs that the test sets."""
 
-import dataclasses
 import itertools
 import logging
 import threading
@@ -15,7 +14,7 @@ from detectd.monitor.notify import Notifier
 
 PERIOD_S = 0.6
 UP = StreamSigns("yard", True, 8000, ours=True)
-DOWN = dataclasses.replace(UP, up=False, rate_hz=0, why="waiting for device 'Mic'")
+DOWN = UP._replace(up=False, rate_hz=0, why="waiting for device 'Mic'")
 
 
 class Service:
@@ -106,7 +105,7 @@ def test_the_line_is_sent_when_it_changes_and_not_every_turn(service, manager):
     assert manager.wait(lambda: manager.status == "1 of 1 streams up; 0 events; journal ok")
     time.sleep(1)
     assert len(manager.statuses()) == 1
-    service.streams = [UP, dataclasses.replace(UP, id="far")]
+    service.streams = [UP, UP._replace(id="far")]
     assert manager.wait(lambda: manager.status == "2 of 2 streams up; 0 events; journal ok", 2)
 
 

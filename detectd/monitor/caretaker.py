@@ -43,12 +43,15 @@ class Caretaker:
         self._told: dict[tuple[str, str], Fault] = {}
         self._failing: set[str] = set()
         self._up: dict[str, bool] = {}
+        self._logged: Sequence[StreamSigns] = ()
         self._status = ""
 
     def turn(self) -> None:
         """Look, and do whatever follows from it."""
         signs, verdict = self._look()
-        self._log_streams(signs.streams)
+        if signs.streams is not self._logged:
+            self._log_streams(signs.streams)
+            self._logged = signs.streams
         self._log_faults(verdict)
         if verdict.status != self._status:
             self._status = verdict.status

@@ -7,6 +7,7 @@ watchdog starve.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 STILL_S = 1.4
 """Longest that anything may stand still: with the time between two looks it is told within 2 s. A step of the engine
@@ -37,8 +38,7 @@ class Part:
     beat: Hashable
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSigns:
+class StreamSigns(NamedTuple):
     """A stream as it is seen.
 
     Attributes

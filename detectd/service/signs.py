@@ -10,6 +10,10 @@ from detectd.service.ingest import Ingest
 from detectd.service.loop import EngineLoop
 from detectd.service.view import StreamView
 
+_STREAMS_EVERY_S = 0.4
+_STREAMS_SHARE = 0.05
+"""Of the time, that looking at the streams may take: with thousands of them, it is done less often."""
+
 
 class SignsOfLife:
     """Looks at the parts of a daemon."""
@@ -29,9 +33,14 @@ class SignsOfLife:
         self._publisher = publisher
         self._replay = replay
         self._view = view
+        self._streams: list[StreamSigns] = []
+        self._events = 0
+        self._streams_due_s = 0.0
 
     def __call__(self) -> Signs:
         """Look now."""
+        if time.monotonic() >= self._streams_due_s:
+            self._look_at_streams()
         engine = self._engine
         progress = engine.progress
         return Signs(
@@ -45,14 +54,17 @@ class SignsOfLife:
             analysed=progress.analysed_samples,
             windows_wait=progress.due_windows > progress.done_windows,
             scored=progress.done_windows,
-            streams=self._streams(),
-            events=self._view.events,
+            streams=self._streams,
+            events=self._events,
             journal=self._publisher.journal_fault,
         )
 
-    def _streams(self) -> list[StreamSigns]:
+    def _look_at_streams(self) -> None:
+        began_s = time.monotonic()
         obstacles = self._view.obstacles()
-        return [
-            StreamSigns(s.id, s.up, s.rate_hz, ours=s.id in obstacles, why=obstacles.get(s.id, ""))
-            for s in self._view.streams
+        self._streams = [
+            StreamSigns(s.id, s.up, s.rate_hz, s.id in obstacles, obstacles.get(s.id, "")) for s in self._view.streams
         ]
+        self._events = self._view.events
+        took_s = time.monotonic() - began_s
+        self._streams_due_s = began_s + max(_STREAMS_EVERY_S, took_s / _STREAMS_SHARE)
