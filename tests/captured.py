@@ -16,11 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import zmq
-from counter_audio import Run, runs_of
+from counter_audio import WORD, Run, runs_of
 from daemon_process import REPOSITORY, until
 from plain_wire import DISCONTINUITY, END, F32, HEADER, S16, S24, S32
 
 WIDTH = {S16: 2, S24: 3, S32: 4, F32: 4}
+# A gap is found by the clock, and the clock knows when sound arrives to some hundredths of a second: in steps of the
+# microphone's 10 ms, and after what the machine had to do before.
+GAP_WITHIN_S = 0.05
+# Where in a read that came late something is missing nobody can tell: as much sound may stand on its other side.
+PLACE_WITHIN_S = 0.2
 
 
 class Header(typing.NamedTuple):
@@ -176,6 +181,23 @@ def check_headers(blocks):
             assert after.header.first_sample >= before.header.first_sample + before.header.n_frames
             for field in ("rate_hz", "format", "channels"):
                 assert getattr(after.header, field) == getattr(before.header, field)
+
+
+def check_origin(runs, microphone, n):
+    """All of `n` samples are of that microphone."""
+    assert {run.microphone for run in runs} == {microphone}
+    # Between two losses close to each other there may be too few samples to tell where they belong.
+    assert 0 <= n - sum(run.n for run in runs) <= 3 * WORD * (len(runs) - 1)
+
+
+def check_order(runs, rate_hz):
+    """Nothing comes twice, nothing comes late, and within an epoch a gap is as long as what is missing."""
+    for before, after in itertools.pairwise(runs):
+        assert after.position >= before.end_position, (before, after)
+        assert after.epoch != before.epoch or after.index >= before.end
+    for before, after in itertools.pairwise(run for run in runs if run.n > PLACE_WITHIN_S * rate_hz):
+        if after.epoch == before.epoch:
+            assert abs(after.offset - before.offset) <= GAP_WITHIN_S * rate_hz, (before, after)
 
 
 def heard(blocks, channel=0):

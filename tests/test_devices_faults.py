@@ -11,8 +11,20 @@ import signal
 import time
 
 import pytest
-from captured import CaptureProcess, Receiver, alive, check_headers, gaps, heard, n_samples
-from counter_audio import WORD, coded_sound
+from captured import (
+    GAP_WITHIN_S,
+    PLACE_WITHIN_S,
+    CaptureProcess,
+    Receiver,
+    alive,
+    check_headers,
+    check_order,
+    check_origin,
+    gaps,
+    heard,
+    n_samples,
+)
+from counter_audio import coded_sound
 from daemon_process import until
 from sound_server import PipeMicrophone, SoundServer, require_sound_server
 
@@ -21,11 +33,6 @@ RATE_HZ = 48_000
 LOST_S = 2.0
 BACK_S = 2.0
 SLACK_S = 0.5
-# A gap is found by the clock, and the clock knows when sound arrives to some hundredths of a second: in steps of the
-# microphone's 10 ms, and after what the machine had to do before.
-GAP_WITHIN = round(0.05 * RATE_HZ)
-# Where in a read that came late something is missing nobody can tell: as much sound may stand on its other side.
-PLACE_WITHIN = round(0.2 * RATE_HZ)
 SILENT_S = 0.6
 SHORT_STALL_S = 1.0
 # Longer than the server keeps of eight channels: 4 MiB.
@@ -171,33 +178,20 @@ def _go_on(pid):
         os.kill(pid, signal.SIGCONT)
 
 
-def check_order(runs):
-    """Nothing comes twice, nothing comes late, and within an epoch a gap is as long as what is missing."""
-    for before, after in itertools.pairwise(runs):
-        assert after.position >= before.end_position, (before, after)
-        assert after.epoch != before.epoch or after.index >= before.end
-    for before, after in itertools.pairwise(run for run in runs if run.n > PLACE_WITHIN):
-        if after.epoch == before.epoch:
-            assert abs(after.offset - before.offset) <= GAP_WITHIN, (before, after)
-
-
 @pytest.mark.parametrize("stream", DETECTABLE)
 def test_no_sample_of_another_device_and_none_that_no_device_sent(timeline, stream):
     blocks = timeline.blocks(stream)
     check_headers(blocks)
     for channel in range(blocks[0].header.channels):
         runs = heard(blocks, channel)
-        assert {run.microphone for run in runs} == {NUMBERS[stream] + channel}
-        # Between two losses close to each other there may be too few samples to tell where they belong.
-        unplaced = n_samples(blocks) - sum(run.n for run in runs)
-        assert 0 <= unplaced <= 3 * WORD * (len(runs) - 1)
+        check_origin(runs, NUMBERS[stream] + channel, n_samples(blocks))
 
 
 @pytest.mark.parametrize("stream", DETECTABLE)
 def test_nothing_comes_twice_and_gaps_are_what_is_missing(timeline, stream):
     blocks = timeline.blocks(stream)
     for channel in range(blocks[0].header.channels):
-        check_order(heard(blocks, channel))
+        check_order(heard(blocks, channel), RATE_HZ)
 
 
 @pytest.mark.parametrize("stream", DRIFTS_PPM)
@@ -231,14 +225,14 @@ def test_a_microphone_that_was_silent_leaves_a_gap_of_as_much(timeline):
     blocks = timeline.blocks("silent", until="end")
     assert len({block.header.epoch for block in blocks}) == 1
     ((index, n),) = gaps(blocks)
-    assert abs(n - SILENT_S * RATE_HZ) <= GAP_WITHIN
+    assert abs(n - SILENT_S * RATE_HZ) <= GAP_WITHIN_S * RATE_HZ
     # It is where the samples are missing, and not where it was noticed.
     (before,) = (
         before
         for before, after in itertools.pairwise(heard(blocks))
         if after.position - before.end_position > SILENT_S * RATE_HZ / 2
     )
-    assert abs(before.end_position - heard(blocks)[0].offset - index) <= PLACE_WITHIN
+    assert abs(before.end_position - heard(blocks)[0].offset - index) <= PLACE_WITHIN_S * RATE_HZ
 
 
 def test_a_capture_that_is_taken_to_another_microphone_returns(timeline):
