@@ -81,13 +81,13 @@ def test_detector_defaults(load, tmp_path):
 def test_every_kind_of_stream(load, tmp_path):
     config = load(
         stream("zmq", "hydrophone-*", mask_hz="[50, 100.5]")
-        + stream("device", "mic", device='"USB"', rate_hz=48000, channels=2)
+        + stream("device", "mic", device='"USB"', rate_hz=48000, channels=2, mix="true")
         + stream("file", "clip", path='"a.wav"', loop="true", speed=10)
         + stream("synthetic", "demo", tones_hz="[100, 250.5]", snr_db=-12, on_s=3, off_s=0, rate_hz=16000, seed=7)
     )
     assert config.streams == (
         ZmqStream(id="hydrophone-*", mask_hz=(50.0, 100.5)),
-        DeviceStream(id="mic", device="USB", rate_hz=48000, channels=2),
+        DeviceStream(id="mic", device="USB", rate_hz=48000, channels=2, mix=True),
         FileStream(id="clip", path=tmp_path / "a.wav", loop=True, speed=10.0),
         SyntheticStream(id="demo", tones_hz=(100.0, 250.5), snr_db=-12.0, on_s=3.0, off_s=0.0, rate_hz=16000, seed=7),
     )

@@ -27,7 +27,7 @@ capture: pulse_wire choice status clock ledger
 config: endpoint stream_config config
 monitor: exposition metrics http limit log_form log notify health caretaker
 sockets send
-capture: library pulse pin portaudio opener reader outlet forwarder recorder supervisor survey
+capture: library pulse pin surroundings portaudio opener reader outlet forwarder recorder supervisor survey
 publish: times message record request schema lock aside journal_file answer journal scribe publisher replay
 service: ingest plan loop sources admission reload view private signs daemon
 commands: check event_text events ledger replay_client listen score devices capture

@@ -50,11 +50,12 @@ def choose(devices: Sequence[InputDevice], wanted: str) -> InputDevice:
         [device for device in devices if wanted.casefold() in device.name.casefold()],
     ):
         if len(matches) > 1:
-            raise NoSuchDeviceError(f"several devices match {wanted!r}: {_names(matches)}; give the whole name of one")
+            raise NoSuchDeviceError(f"several devices match {wanted!r}: {names(matches)}; give the whole name of one")
         if matches:
             return matches[0]
-    raise NoSuchDeviceError(f"no input device {wanted!r}; there are: {_names(devices)}")
+    raise NoSuchDeviceError(f"no input device {wanted!r}; there are: {names(devices)}")
 
 
-def _names(devices: Sequence[InputDevice]) -> str:
+def names(devices: Sequence[InputDevice]) -> str:
+    """Names, for a person."""
     return ", ".join(repr(device.name) for device in devices) or "none"

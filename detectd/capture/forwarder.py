@@ -30,7 +30,7 @@ class Forwarder:
     """Owns the socket, the books and the pin; used by its own thread only, `status` aside."""
 
     def __init__(self, task: Task, outlet: Outlet, handover: Handover, reader: Reader, running: Running) -> None:
-        self.status = Status(RecorderState.WAITING, STARTING, task.device)
+        self.status = Status(RecorderState.WAITING, STARTING, task.name or task.device)
         self._task = task
         self._outlet = outlet
         self._handover = handover

@@ -3,15 +3,19 @@
 import os
 from typing import NamedTuple
 
-from detectd.capture.choice import DEFAULT, InputDevice, NoSuchDeviceError, choose
+from detectd.capture.choice import DEFAULT, InputDevice, NoSuchDeviceError, choose, names
 from detectd.capture.pin import Pin, UnpinnableError, on_server
 from detectd.capture.portaudio import DeviceError, Microphone, inputs, look_again
 from detectd.capture.pulse import PulseServer, ServerGoneError
 from detectd.capture.status import Task
+from detectd.capture.surroundings import surroundings
 from detectd.dsp.audio import SampleFormat
 
 NOT_OPENED = (NoSuchDeviceError, DeviceError, UnpinnableError, TimeoutError, ServerGoneError)
 """What `Opener.open` raises; all may be otherwise the next time."""
+
+
+_LOOKS, _LOOK_EVERY = 3, 8
 
 
 class Form(NamedTuple):
@@ -46,18 +50,20 @@ class Opener:
 
     def __init__(self, task: Task, mark: str) -> None:
         self.pinned = task.pinned
+        self._name = task.name
+        self._looked_at: tuple[object, ...] | None = None
+        self._looks_due = 0
         self._task = task
         self._mark = mark
         self._form: Form | None = None
 
-    def open(self, *, anew: bool) -> OpenMicrophone:
-        """Open it; with `anew` devices that came since are found. Raises one of `NOT_OPENED`."""
+    def open(self) -> OpenMicrophone:
+        """Open it, also if it has only come. Raises one of `NOT_OPENED`."""
         if self.pinned and self._task.device == DEFAULT:
             # The default of that time, whatever it has become.
             os.environ["PULSE_SOURCE"] = self.pinned
-        if anew:
-            look_again()
-        device = choose(inputs(), self._task.device)
+        self._look()
+        device = self._chosen()
         form = self._form or self._first_guess(device)
         while True:
             # The question must be possible before there is anything to ask about.
@@ -68,13 +74,36 @@ class Opener:
                 pin = self._pinned_to(server, device)
                 wanted = self._wanted(pin, form)
                 if wanted == form:
-                    self._form = form
+                    self._form, self._name = form, device.name
                     return OpenMicrophone(microphone, pin, _note(device, pin, form))
             except BaseException:
                 _close(microphone, server)
                 raise
             _close(microphone, server)
             form = wanted
+
+    def _look(self) -> None:
+        """Have PortAudio list its devices anew where there may be others, and now and then."""
+        seen = surroundings()
+        if self._looked_at is not None:
+            if seen != self._looked_at:
+                # What has just come may not be ready at the first look.
+                self._looks_due = _LOOKS
+            if self._looks_due > 0 or self._looks_due <= -_LOOK_EVERY:
+                look_again()
+                self._looks_due = max(0, self._looks_due)
+            self._looks_due -= 1
+        self._looked_at = seen
+
+    def _chosen(self) -> InputDevice:
+        """The very device of the last time: a part of its name, or the default, may mean another by now."""
+        devices = inputs()
+        if self._name is None:
+            return choose(devices, self._task.device)
+        same = [device for device in devices if device.name == self._name]
+        if len(same) != 1:
+            raise NoSuchDeviceError(f"waiting for {self._name!r}; there are: {names(devices)}")
+        return same[0]
 
     def _first_guess(self, device: InputDevice) -> Form:
         channels = self._task.channels or (device.channels if self._task.mix and device.is_hardware else 1)

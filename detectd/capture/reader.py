@@ -21,7 +21,8 @@ SILENT_S = 1.0
 
 NO_AUDIO = "no audio comes"
 _WAITING_S = 10.0
-_RETRY_S = (0.1, 0.3, 0.6)
+_RETRY_S = (0.0, 0.1, 0.3, 0.6)
+_PROVEN_S = 2.0
 _DEPTH_SHARE = 0.8
 _SERVER_DEPTH_S, _SERVER_DEPTH_BYTES = 3.0, 1 << 21
 """What a sound server and its client keep for a reader that stands still, by half of what was measured."""
@@ -144,24 +145,22 @@ class Reader:
         tries = 0
         while not self._stop.is_set():
             self._rejected = ""
-            self.calling_since_s = self._running.seconds
+            self.calling_since_s = began_s = self._running.seconds
             try:
-                microphone, pin, note = self._opener.open(anew=tries > 0)
+                microphone, pin, note = self._opener.open()
             except NOT_OPENED as error:
-                self.calling_since_s = None
                 self._handover.put(Closed(str(error)))
-                self._stop.wait(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
-                tries += 1
-                continue
-            tries = 1
-            name = microphone.device.name
-            self._handover.put(
-                Opened(name, microphone.rate_hz, microphone.channels, microphone.sample_format, pin, note)
-            )
-            self._handover.put(Closed(self._read(microphone, pin)))
-            self.calling_since_s = self._running.seconds
-            microphone.close()
+            else:
+                name = microphone.device.name
+                self._handover.put(
+                    Opened(name, microphone.rate_hz, microphone.channels, microphone.sample_format, pin, note)
+                )
+                self._handover.put(Closed(self._read(microphone, pin)))
+                self.calling_since_s = self._running.seconds
+                microphone.close()
             self.calling_since_s = None
+            tries = 0 if self._running.seconds - began_s > _PROVEN_S else tries + 1
+            self._stop.wait(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
 
     def _read(self, microphone: Microphone, pin: Pin | None) -> str:
         """Read until the device fails or is rejected; returns why it ended."""
@@ -186,6 +185,7 @@ class Reader:
                     # Where in what is left the loss is cannot be known; from here on it can.
                     if pin:
                         return NO_AUDIO  # and open it anew: to a server this would be another stream
+                    self.calling_since_s = running.seconds
                     microphone.restart()
                     at_s, ran_s, broken = time.monotonic(), running.seconds, True
                     continue

@@ -17,7 +17,7 @@ from detectd.capture.outlet import Outlet
 from detectd.capture.pin import sign_streams
 from detectd.capture.portaudio import load, quiet
 from detectd.capture.reader import Handover, Reader, Running
-from detectd.capture.status import RecorderState, Status, Task
+from detectd.capture.status import HUNG, RecorderState, Status, Task
 from detectd.errors import DetectdError
 
 _TURN_S = 0.1
@@ -26,8 +26,6 @@ _SLOW_CALL_S = 1.0
 _REJECTED_S = 1.5
 _HARDWARE_S = 4.0
 _HOPELESS_S = 60.0
-HUNG = 75
-"""Exit code of a recorder that PortAudio does not come back to: start another."""
 
 
 class Recorder:

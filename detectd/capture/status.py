@@ -8,6 +8,9 @@ from typing import Any
 STARTING = "starting"
 """Reason of a recorder that has not looked for its device yet."""
 
+HUNG = 75
+"""Exit code of a recorder that PortAudio does not come back to: start another."""
+
 
 class RecorderState(StrEnum):
     """What a recorder is doing."""
@@ -27,8 +30,8 @@ class Task:
     ----------
     rate_hz, channels : int or None
         None: what the device has by itself; without `mix`, one channel.
-    pinned : str or None
-        Source of the sound server that the device was the last time; no other will do.
+    pinned, name : str or None
+        Source of the sound server that the device was the last time, and its whole name; no other will do.
     """
 
     device: str
@@ -38,6 +41,7 @@ class Task:
     channels: int | None
     mix: bool
     pinned: str | None = None
+    name: str | None = None
 
     def line(self) -> str:
         """As one line of JSON."""

@@ -13,8 +13,9 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from detectd.capture.status import STARTING, RecorderState, Status, Task
+from detectd.capture.status import HUNG, STARTING, RecorderState, Status, Task
 from detectd.config.stream_config import DeviceStream
 from detectd.monitor.log import LOG
 
@@ -56,6 +57,25 @@ class DeviceStatus:
         return "" if self.state is RecorderState.RECORDING else self.reason
 
 
+class _Books(NamedTuple):
+    latest: Status
+    lost_before: int = 0
+    dropped_before: int = 0
+    restarts: int = 0
+
+    def closed(self, reason: str) -> "_Books":
+        """A recorder has ended; the next counts from 0."""
+        latest = self.latest
+        was_there = latest.state is not RecorderState.WAITING
+        state = RecorderState.LOST if was_there else RecorderState.WAITING
+        return _Books(
+            replace(latest, state=state, reason=reason, lost_samples=0, dropped_samples=0),
+            self.lost_before + latest.lost_samples,
+            self.dropped_before + latest.dropped_samples,
+            self.restarts + 1,
+        )
+
+
 class DeviceSupervisor:
     """Records one device for ever.
 
@@ -67,9 +87,8 @@ class DeviceSupervisor:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self._latest = Status(RecorderState.WAITING, STARTING, task.device, pinned=task.pinned)
-        self._lost_before = self._dropped_before = 0
-        self._restarts = 0
+        # One value, so that whoever asks from another thread sees all of one moment.
+        self._books = _Books(Status(RecorderState.WAITING, STARTING, task.device, pinned=task.pinned))
         self._told: tuple[RecorderState, str] | None = None
         self._told_losses = (0, 0)
         self._told_losses_s = 0.0
@@ -86,7 +105,7 @@ class DeviceSupervisor:
     @property
     def status(self) -> DeviceStatus:
         """How it is now; from any thread."""
-        latest = self._latest
+        latest, lost_before, dropped_before, restarts = self._books
         return DeviceStatus(
             state=latest.state,
             reason=latest.reason,
@@ -94,9 +113,9 @@ class DeviceSupervisor:
             rate_hz=latest.rate_hz,
             channels=latest.channels,
             drift_ppm=latest.drift_ppm,
-            lost_samples=self._lost_before + latest.lost_samples,
-            dropped_samples=self._dropped_before + latest.dropped_samples,
-            restarts=self._restarts,
+            lost_samples=lost_before + latest.lost_samples,
+            dropped_samples=dropped_before + latest.dropped_samples,
+            restarts=restarts,
         )
 
     @property
@@ -130,13 +149,7 @@ class DeviceSupervisor:
                 break
             if time.monotonic() - began_s > _PROVEN_S:
                 tries = 0
-            latest = self._latest
-            self._lost_before += latest.lost_samples
-            self._dropped_before += latest.dropped_samples
-            self._restarts += 1
-            was_there = latest.state is not RecorderState.WAITING
-            state = RecorderState.LOST if was_there else RecorderState.WAITING
-            self._latest = replace(latest, state=state, reason=reason, lost_samples=0, dropped_samples=0)
+            self._books = self._books.closed(reason)
             self._tell()
             self._stop.wait(_BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
             tries += 1
@@ -146,7 +159,9 @@ class DeviceSupervisor:
         with self._lock:
             if self._stop.is_set():
                 return ""
-            task = replace(self.task, pinned=self._latest.pinned)
+            latest = self._books.latest
+            was_there = latest.state is not RecorderState.WAITING
+            task = replace(self.task, pinned=latest.pinned, name=latest.device if was_there else self.task.name)
             process = self._process = subprocess.Popen(  # noqa: S603  # this interpreter, no shell
                 [sys.executable, "-m", "detectd.capture.recorder", task.line()],
                 stdin=subprocess.PIPE,
@@ -197,23 +212,25 @@ class DeviceSupervisor:
 
     def _farewell(self, code: int, complaint: bytes) -> str:
         said = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+        if code == HUNG:
+            return "the sound system does not come back; its recorder ended"
         if code == 1 and not said:
-            return self._latest.reason
+            return self._books.latest.reason
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"its recorder ended, {how}" + (f": {said}" if said else "")
 
     def _hear(self, line: bytes) -> None:
         with contextlib.suppress(ValueError, TypeError):
             status = Status.of(line.decode())
-            if status.state is RecorderState.WAITING and self._latest.state is not RecorderState.WAITING:
+            if status.state is RecorderState.WAITING and self._books.latest.state is not RecorderState.WAITING:
                 # To a new recorder it is; here it has been.
                 status = replace(status, state=RecorderState.LOST)
-            self._latest = status
+            self._books = self._books._replace(latest=status)
             self._tell()
 
     def _tell(self) -> None:
         """Log what changed."""
-        latest, stream = self._latest, self.task.stream_id
+        latest, stream = self._books.latest, self.task.stream_id
         if (latest.state, latest.reason) != self._told:
             self._told = (latest.state, latest.reason)
             if latest.state is RecorderState.RECORDING:

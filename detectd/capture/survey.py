@@ -25,7 +25,7 @@ def survey(streams: Sequence[DeviceStream]) -> list[str]:
         load()
         for stream in streams:
             try:
-                microphone, pin, note = Opener(task_of(stream, ""), mark).open(anew=False)
+                microphone, pin, note = Opener(task_of(stream, ""), mark).open()
             except NOT_OPENED as error:
                 found.append(f"stream '{stream.id}' will wait for its device: {error}")
                 continue
