@@ -14,7 +14,7 @@ from detectd.config.config import JournalConfig
 from detectd.errors import ConfigError
 from detectd.monitor.log import LOG
 from detectd.publish.aside import put_aside
-from detectd.publish.journal_file import JournalFile, Limits, Lost, open_events
+from detectd.publish.journal_file import NEVER_NS, JournalFile, Limits, Lost, open_events
 from detectd.publish.lock import StateLock
 from detectd.publish.record import OpenEvent, Record, open_event
 from detectd.publish.schema import NAME, UnusableError, is_damage, open_to_read
@@ -23,7 +23,7 @@ _RETRY_S = 1.0
 _AGE_CHECK_S = 1.0
 _PRUNED_AT_ONCE = 256
 _DAY_NS = 86_400_000_000_000
-_NOTHING = Lost(-(1 << 63), {})
+_NOTHING = Lost(NEVER_NS, {})
 
 
 class Journal:
@@ -63,6 +63,7 @@ class Journal:
             self._lock.take(run_id)
         self._blind = not self._lock.held  # an earlier run may have been unable to leave a note as well
         self._forgot = False
+        self._newest_ns = NEVER_NS
         self._have_file()
 
     @property
@@ -85,7 +86,7 @@ class Journal:
         """Write messages down; True once they are on disk. If not, and they are published, `lose` them."""
         written = self._with_file(lambda file: file.append(records, now_ns))
         if written:
-            self._follow(records)
+            self._follow(records, now_ns)
         return written
 
     def lose(self, records: Sequence[Record], now_ns: int) -> None:
@@ -98,7 +99,7 @@ class Journal:
             first_seq, _ = seqs.get(key, (record.seq, 0))
             seqs[key] = (first_seq, record.seq)
         self._set_lost(Lost(max(self._lost.until_ns, now_ns), seqs))
-        self._follow(records)
+        self._follow(records, now_ns)
 
     def left_open(self) -> list[OpenEvent]:
         """Events that earlier runs left open and nobody has closed; none while the file cannot be had."""
@@ -182,6 +183,7 @@ class Journal:
         try:
             file.begin_run(self._clock(), doubt_earlier=doubt)
             file.recover(self._lost, list(self._open.values()))
+            self._newest_ns = max(self._newest_ns, file.newest_ns)
         except BaseException:
             file.close()
             raise
@@ -197,8 +199,9 @@ class Journal:
             return True
         return self._forgot or (self._blind and existed)
 
-    def _follow(self, records: Sequence[Record]) -> None:
+    def _follow(self, records: Sequence[Record], now_ns: int) -> None:
         """Remember what a new file would have to know."""
+        self._newest_ns = max(self._newest_ns, now_ns)
         for record in records:
             self._seqs[record.topic, record.stream, record.detector] = record.seq
             if record.state == "end":
@@ -242,7 +245,7 @@ class Journal:
         self._retry_s = 0.0
         seqs = {key: (1, seq) for key, seq in self._seqs.items()}
         self._forgot = True
-        self._set_lost(Lost(max(self._lost.until_ns, self._clock()), seqs))
+        self._set_lost(Lost(max(self._newest_ns, self._clock()), seqs))
 
     def _begin_fault(self, reason: str) -> None:
         self._close_file()

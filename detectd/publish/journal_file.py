@@ -19,6 +19,9 @@ _SHM_BYTES = 1 << 16
 _ROOM_PAGES = 512
 """Kept free for what is being written while the oldest messages go."""
 
+NEVER_NS = -(1 << 63)
+"""Before all times."""
+
 _KEPT_RUNS = 1000
 """Newest runs that are remembered although none of their messages are left."""
 
@@ -107,11 +110,18 @@ class JournalFile:
         rows = self._connection.execute("SELECT topic, topic_no FROM topics WHERE run = ?", (self._run,))
         self._topic_nos = dict(rows.fetchall())
 
+    @property
+    def newest_ns(self) -> int:
+        """The latest publish time that the file knows of, which is no order: clocks are set back."""
+        (published_ns,) = self._connection.execute("SELECT max(published_ns) FROM messages").fetchone()
+        (missing_ns,) = self._connection.execute("SELECT missing_ns FROM whole").fetchone()
+        return int(missing_ns if published_ns is None else max(published_ns, missing_ns))
+
     def _doubt_newest_run(self, now_ns: int) -> None:
         self._connection.execute(
             "UPDATE runs SET lacking = 1 WHERE run = (SELECT max(run) FROM runs) AND ended_ns IS NULL"
         )
-        self._note_missing(now_ns, self._last_id)
+        self._note_missing(max(now_ns, self.newest_ns), self._last_id)
 
     def left_open(self) -> list[OpenEvent]:
         """Events that earlier runs left open."""
@@ -159,7 +169,7 @@ class JournalFile:
                 # A write that failed may have reached the disk all the same.
                 connection.execute("DELETE FROM messages WHERE topic_no = ? AND seq >= ?", (topic_no, first_seq))
                 self._note_missing_seq(topic_no, last_seq)
-            if lost.seqs:
+            if lost.until_ns > NEVER_NS:
                 self._note_missing(lost.until_ns, self._last_id)
             connection.execute("DELETE FROM open_events WHERE run = ?", (self._run,))
             self._keep_open(open_now)
