@@ -16,7 +16,7 @@ from sound_server import PipeMicrophone, SoundServer, require_sound_server
 pytestmark = pytest.mark.slow
 
 RATE_HZ = 16_000
-TROUBLES = 60
+TROUBLES = 40
 LASTS_S = (0.05, 4.0)
 BETWEEN_S = (0.5, 4.0)
 # When all is well again; the server may have been away a moment before.
