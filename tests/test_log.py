@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from daemon_process import ENVIRONMENT
+from daemon_process import ENVIRONMENT, on_free_ports, running
 
 from detectd.monitor.limit import MOST
 from detectd.monitor.log_form import as_json, coloured, form_for, journal, text
@@ -188,3 +188,18 @@ def test_lines_nobody_took_are_counted_and_said():
     assert written < 30_000
     missing = 30_000 - written + ("the end" not in messages)
     assert sum(int(message.split()[0]) for message in lost) == missing
+
+
+def test_the_daemon_logs_json_on_request(tmp_path):
+    text = on_free_ports().replace("off_s = 10", "off_s = 5").replace("on_s = 6", "on_s = 3")
+    with running(tmp_path, text, "--log", "json") as daemon:
+        daemon.wait_for_line('"state": "end"', 30)
+    lines = [json.loads(line) for line in daemon.stderr.splitlines()]
+    assert all({"time", "level", "message"} <= line.keys() for line in lines)
+    (up,) = [line for line in lines if line["message"].startswith("stream demo: up")]
+    assert up["stream"] == "demo"
+    events = [line for line in lines if "event_id" in line]
+    start, end = events[:2]
+    assert (start["state"], end["state"], start["stream"], start["detector"]) == ("start", "end", "demo", "demo")
+    assert start["event_id"] == end["event_id"]
+    assert lines[-1]["message"] == "stopped"

@@ -136,6 +136,7 @@ def test_beats_come_at_the_pace_that_was_asked_for(well):
         ("publisher", "the publisher thread stands still"),
         ("audio", "audio is waiting and none is analysed"),
     ],
+    ids=["engine", "ingest", "publisher", "audio"],
 )
 def test_what_hangs_is_told_and_the_watchdog_starves(well, fault, reason):
     manager = well.manager
