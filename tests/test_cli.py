@@ -133,6 +133,10 @@ SEND = ["--stream", "a", "--to", "tcp://127.0.0.1:9"]
 SCORE = ["--bundle", BUNDLE]
 # Every other mistake: the command, its exit code and what its one line names.
 MISTAKES = {
+    "capture id": (["capture", "--device", "m", "--stream", "a b"], 2, ["--stream", "'a b'", "32"]),
+    "capture rate": (["capture", "--device", "m", "--stream", "a", "--rate", "5"], 2, ["--rate", "5", "8000"]),
+    "capture to": (["capture", "--device", "m", "--stream", "a", "--to", "there"], 2, ["--to", "there", "tcp://"]),
+    "capture device": (["capture", "--device", " ", "--stream", "a"], 2, ["--device", "detectd devices"]),
     "score missing": (["score", "missing.wav", *SCORE], 1, ["missing.wav", "No such file"]),
     "score text": (["score", "text.wav", *SCORE], 1, ["text.wav", "WAV, FLAC or OGG"]),
     "score nothing": (["score", "nothing.wav", *SCORE], 1, ["nothing.wav", "WAV, FLAC or OGG"]),
@@ -186,7 +190,8 @@ GOOD = {
     "score kinds": ["score", "good.wav", "48000.wav", "192000.wav", "sound.flac", "sound.ogg", *SCORE],
     "score some": ["score", "text.wav", "window.wav", "empty.wav", *SCORE],
 }
-HELP = [[], *([name] for name in ("run", "check", "send", "listen", "events", "score", "bundle"))]
+HELP = [[], *([name] for name in ("run", "check", "send", "listen", "events", "devices", "capture", "score"))]
+HELP += [["bundle"]]
 HELP += [["bundle", "inspect"], ["bundle", "verify"]]
 
 

@@ -9,7 +9,7 @@ from detectd.capture.status import Task
 from detectd.capture.supervisor import DeviceSupervisor
 from detectd.config.endpoint import remote_endpoint
 from detectd.config.stream_config import RATE_HZ
-from detectd.errors import SourceError
+from detectd.errors import ConfigError
 from detectd.streams.wire import is_stream_id
 
 
@@ -18,22 +18,22 @@ def checked(task: Task) -> Task:
 
     Raises
     ------
-    SourceError
-        Naming the option.
+    ConfigError
+        Naming the option: the options are this command's configuration, and asking again would not mend them.
     """
     missing = what_is_missing()
     if missing:
-        raise SourceError(missing)
+        raise ConfigError(missing)
     if not is_stream_id(task.stream_id):
-        raise SourceError(f"--stream {task.stream_id!r}: expected 1 to 32 of A-Z a-z 0-9 . _ / -")
+        raise ConfigError(f"--stream {task.stream_id!r}: expected 1 to 32 of A-Z a-z 0-9 . _ / -")
     if task.rate_hz is not None and task.rate_hz not in RATE_HZ:
-        raise SourceError(f"--rate {task.rate_hz}: expected a number {RATE_HZ}")
+        raise ConfigError(f"--rate {task.rate_hz}: expected a number {RATE_HZ}")
     try:
         endpoint = remote_endpoint(task.endpoint, Path())
     except ValueError as error:
-        raise SourceError(f"--to {task.endpoint}: expected {error}") from error
+        raise ConfigError(f"--to {task.endpoint}: expected {error}") from error
     if not task.device.strip():
-        raise SourceError("--device is empty; expected a name that detectd devices shows, or default")
+        raise ConfigError("--device is empty; expected a name that detectd devices shows, or default")
     return replace(task, endpoint=endpoint)
 
 
