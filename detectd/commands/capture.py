@@ -21,9 +21,6 @@ def checked(task: Task) -> Task:
     ConfigError
         Naming the option: the options are this command's configuration, and asking again would not mend them.
     """
-    missing = what_is_missing()
-    if missing:
-        raise ConfigError(missing)
     if not is_stream_id(task.stream_id):
         raise ConfigError(f"--stream {task.stream_id!r}: expected 1 to 32 of A-Z a-z 0-9 . _ / -")
     if task.rate_hz is not None and task.rate_hz not in RATE_HZ:
@@ -34,6 +31,8 @@ def checked(task: Task) -> Task:
         raise ConfigError(f"--to {task.endpoint}: expected {error}") from error
     if not task.device.strip():
         raise ConfigError("--device is empty; expected a name that detectd devices shows, or default")
+    if missing := what_is_missing():
+        raise ConfigError(missing)
     return replace(task, endpoint=endpoint)
 
 
