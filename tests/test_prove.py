@@ -12,7 +12,8 @@ def test_a_mechanism_is_there_to_be_taken_away(mutation):
     text = (REPOSITORY / mutation["file"]).read_text()
     without = mutated(text, mutation)
     assert without != text
-    compile(without, mutation["file"], "exec")
+    if mutation["file"].endswith(".py"):
+        compile(without, mutation["file"], "exec")
 
 
 def test_the_tests_named_are_there():
