@@ -81,6 +81,12 @@ def test_exposure_is_no_more_than_promised(root, unit, sound):
     assert ("char-alsa" in done.stdout) == (sound or "capture" in unit)
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_what_was_promised_by_name_is_there(unit):
+    # The exposure's one decimal would not show that it is missing.
+    assert values_of(unit, "MemoryDenyWriteExecute") == ["yes"]
+
+
 @pytest.mark.parametrize("unit", UNITS[1:])
 def test_the_hardening_is_the_same_everywhere(unit):
     assert len(hardening(unit)) > 30
