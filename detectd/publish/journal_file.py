@@ -84,7 +84,10 @@ class JournalFile:
         self._connection = open_to_write(path)
         try:
             self._connection.execute(f"PRAGMA max_page_count = {limits.pages}")
-            (self._last_id,) = self._connection.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
+            # Numbers are never given again, also where all messages are gone.
+            (self._last_id,) = self._connection.execute(
+                "SELECT max(missing_id, 0, (SELECT coalesce(max(id), 0) FROM messages)) FROM whole"
+            ).fetchone()
             self._identity = _identity(path)
         except BaseException:
             self._connection.close()
