@@ -184,16 +184,21 @@ class DeviceSupervisor:
         assert process.stderr
         out, err = process.stdout.fileno(), process.stderr.fileno()
         partial, complaint = b"", b""
-        open_ends = [out, err]
+        # Unlike select, of numbers above 1023 too, which a daemon of many senders has.
+        poller = select.poll()
+        for end in (out, err):
+            poller.register(end, select.POLLIN)
+        open_ends = {out, err}
         heard_s = time.monotonic() + _BEGINNING_S - _SILENT_S
         stop_by_s: float | None = None
         while out in open_ends:
-            ready = select.select(open_ends, [], [], _TURN_S)[0]
+            ready = poller.poll(_TURN_S * 1000)
             now_s = time.monotonic()
-            for end in ready:
+            for end, _ in ready:
                 data = os.read(end, _READ_BYTES)
                 if not data:
-                    open_ends.remove(end)
+                    poller.unregister(end)
+                    open_ends.discard(end)
                 elif end == err:
                     complaint = (complaint + data)[-_READ_BYTES:]
                 else:
