@@ -247,6 +247,7 @@ class CaptureProcess:
 
     def __init__(self, server, device, stream, endpoint, *options):
         self.lines, self.stream = [], stream
+        self._line_at_s = []
         command = [sys.executable, "-m", "detectd", "capture", "--device", device, "--stream", stream]
         self._process = subprocess.Popen(
             [*command, "--to", endpoint, *map(str, options)],
@@ -281,6 +282,11 @@ class CaptureProcess:
         assert found, f"no {pattern!r} from the capture of {self.stream}, which said:\n{self.stderr}"
         return found
 
+    def said_after(self, since_s, text):
+        """When it first said a text after a time (monotonic); infinity where it did not."""
+        said = zip(self._line_at_s, list(self.lines), strict=False)
+        return next((at_s for at_s, line in said if at_s > since_s and text in line), float("inf"))
+
     def interrupt(self):
         """SIGTERM; returns the exit code."""
         self._process.terminate()
@@ -303,6 +309,7 @@ class CaptureProcess:
 
     def _follow(self):
         for line in self._process.stderr:
+            self._line_at_s.append(time.monotonic())
             self.lines.append(line)
 
 

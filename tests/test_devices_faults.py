@@ -35,8 +35,8 @@ BACK_S = 2.0
 SLACK_S = 0.5
 SILENT_S = 0.6
 SHORT_STALL_S = 1.0
-# Longer than the server keeps of eight channels: 4 MiB.
-LONG_STALL_S = 8.0
+# By then a recorder that hangs has a successor.
+HANGS_S = 8.0
 # The recorder keeps ten seconds, and some wait in sockets.
 UNREAD_S = 15.5
 UNPLUGGED_S = 4.0
@@ -141,12 +141,12 @@ def trouble_devices(line):
     line.wait_until("silent", SILENT_S)
     line.mics["silent"].silent = False
     line.wait_until("stalled", SHORT_STALL_S)
-    _go_on(stalled)
+    os.kill(stalled, signal.SIGCONT)
     line.wait_until("unplugged", UNPLUGGED_S)
     line.note("plugged")
     line.mics["unplugged"].plug()
-    line.wait_until("begin", LONG_STALL_S)
-    _go_on(broad)
+    line.wait_until("begin", HANGS_S)
+    line.note("replaced")
     line.wait_until("begin", UNREAD_S)
     line.receivers["unread"].go_on()
     line.note("settled")
@@ -170,12 +170,6 @@ def trouble_the_server(line):
     line.note("restart")
     line.back("restart")
     line.wait_until("restart", BACK_S + SLACK_S)
-
-
-def _go_on(pid):
-    # Who was stopped for long may have been ended for it.
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("stream", DETECTABLE)
@@ -218,6 +212,7 @@ def test_who_has_no_trouble_loses_nothing(timeline, stream):
 def test_a_lost_device_is_known_and_comes_back_in_time(timeline, stream, gone, returned):
     during = timeline.blocks(stream, gone, returned)
     assert not during or during[-1].at_s - timeline.at_s[gone] <= LOST_S
+    assert timeline.captures[stream].said_after(timeline.at_s[gone], "lost") - timeline.at_s[gone] <= LOST_S + SLACK_S
     assert timeline.back_after_s(stream, returned) <= BACK_S + SLACK_S
 
 
@@ -247,6 +242,14 @@ def test_a_short_stall_of_the_recorder_loses_nothing(timeline):
     first, *others = heard(blocks)
     lost = sum(n for position, n in list(timeline.mics["stalled"].lost) if position >= first.position)
     assert sum(after.position - before.end_position for before, after in itertools.pairwise([first, *others])) <= lost
+
+
+def test_a_recorder_that_hangs_for_ever_is_replaced(timeline):
+    hung, replaced = timeline.at_s["begin"], timeline.at_s["replaced"]
+    blocks = timeline.blocks("broad", until="end")
+    epochs = {block.header.epoch for block in blocks if block.at_s < hung}
+    assert epochs.isdisjoint(block.header.epoch for block in blocks if block.at_s > replaced)
+    assert timeline.back_after_s("broad", "replaced") <= SLACK_S
 
 
 def test_what_nobody_pulled_is_a_gap_of_exactly_as_much(timeline):
