@@ -88,8 +88,9 @@ def check_trouble(rig, trouble, words):
         n_before = len(rig.collector.messages)
         assert until(lambda: len(rig.collector.messages) > n_before + 10)  # detection and publishing go on
         assert not any(flags(rig, n_before))
-        code, reasons = health(rig)
-        assert (code, len(reasons)) == (503, 1)
+        assert until(lambda: health(rig)[0] == 503, 2)
+        (reasons,) = health(rig)[1:]
+        assert len(reasons) == 1
         assert words in reasons[0]
         assert str(rig.state) in reasons[0]
         assert rig.ask(EVERYTHING)[1]["complete"] is False

@@ -4,6 +4,7 @@ One thread writes. Any other may ask for `fault` and `lost`, and report a file t
 """
 
 import contextlib
+import shutil
 import sqlite3
 import threading
 import time
@@ -21,6 +22,9 @@ from detectd.publish.schema import NAME, UnusableError, is_damage, open_to_read
 
 _RETRY_S = 1.0
 _AGE_CHECK_S = 1.0
+_ROOM_BYTES = 1_000_000
+"""Free before writing is tried again: on a full disk small writes may still fit somewhere, now and then."""
+
 _PRUNED_AT_ONCE = 256
 _DAY_NS = 86_400_000_000_000
 _NOTHING = Lost(NEVER_NS, {})
@@ -178,6 +182,8 @@ class Journal:
         if not self._lock.held:
             self._lock.take(self.run_id)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._fault is not None and shutil.disk_usage(self.path.parent).free < _ROOM_BYTES:
+            raise sqlite3.OperationalError("the disk is full")
         doubt = self._earlier_lack()
         file = JournalFile(self.path, self.run_id, self._limits)
         try:
