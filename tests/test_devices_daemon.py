@@ -16,7 +16,7 @@ import urllib.request
 import numpy as np
 import pytest
 from captured import alive, children
-from daemon_process import config, running, until
+from daemon_process import BUNDLE, config, running, until
 from plain_wire import Push, Source, Subscriber
 from sound_server import PipeMicrophone, SoundServer, noise_of, require_sound_server
 from sounds import recording
@@ -28,6 +28,7 @@ SLACK_S = 0.5
 NOISE_S, TONES_S = 3.0, 4.0
 # What is on its way between a microphone and the daemon's books.
 UNDERWAY_S = 1.5
+WINDOW_S = json.loads((BUNDLE / "manifest.json").read_text())["views"][0]["features"]["window_s"]
 DRIFTS_PPM = {"still": 0.0, "fast": 500.0, "slow": -500.0}
 DRIFT_WITHIN_PPM = 20
 # Of undisturbed sound, for its clock to be known.
@@ -191,10 +192,12 @@ def kill_a_recorder(told):
 
 
 def test_tones_at_a_microphone_are_an_event(story):
-    start, end = story.events.wait_for("yard", "start")[0], story.events.wait_for("yard", "end")[0]
-    assert start["sample_rate_hz"] == RATE_HZ
-    if end["start_sample"] and end["end_reason"] == "quiet":
-        assert end["duration_s"] == pytest.approx(TONES_S, abs=2)
+    # Of those that were heard from their beginning to their end.
+    whole = [end for end in story.events.of("yard", "end") if end["start_sample"] and end["end_reason"] == "quiet"]
+    assert whole
+    for end in whole:
+        assert end["sample_rate_hz"] == RATE_HZ
+        assert TONES_S - WINDOW_S < end["duration_s"] <= TONES_S + 2 * WINDOW_S
 
 
 def test_a_lost_microphone_is_known_in_time_by_every_way_of_asking(story):
