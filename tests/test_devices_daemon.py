@@ -128,7 +128,8 @@ def story(tmp_path_factory):
         sender.start()
         stack.callback(sender.stop)
         watch = Watch(daemon, events)
-        assert until(lambda: all(watch.up(*DEVICES, "far")), 60), daemon.stderr
+        # Health is looked at once a second: what it says of the start must be over.
+        assert until(lambda: all(watch.up(*DEVICES, "far")) and watch.health()[0] == 200, 60), daemon.stderr
         told = types.SimpleNamespace(mics=mics, watch=watch, events=events, daemon=daemon, server=server)
         watch.note("begin")
         unplug_and_replug(told)
