@@ -200,3 +200,32 @@ def test_detectors_may_all_go_and_come_again(pool):
     starts = [start for start, _ in drain(engine)[1]["picture", "yard"]]
     assert starts == list(range(5 * RATE_HZ, 8 * RATE_HZ + 1, RATE_HZ // 4))
     np.testing.assert_equal(feeder.stream.backlog.books().analysed, len(samples))
+
+
+def test_a_detector_that_is_for_more_streams_now_goes_on_where_it_was(pool):
+    first = dataclasses.replace(pool["picture"], streams=("yard",))
+    engine = Engine([first])
+    feeders = {stream_id: Feeder(engine, stream_id) for stream_id in ("yard", "shed")}
+    samples = sound(RATE_HZ, 10, [(1.0, 8.0)])
+    for feeder in feeders.values():
+        feeder.put(samples[: 4 * RATE_HZ])
+    events = drain(engine)[0]
+    assert {event.stream for event in events} == {"yard"}
+    assert engine.swap([dataclasses.replace(first, streams=("yard", "shed"))]) == []
+    for feeder in feeders.values():
+        feeder.put(samples[4 * RATE_HZ :])
+    events += drain(engine)[0]
+    assert {event.event_id for event in events if event.stream == "yard"} == {events[0].event_id}
+    assert {event.stream for event in events} == {"yard", "shed"}
+    ended = engine.swap([dataclasses.replace(first, streams=("shed",))])
+    assert not ended
+    assert not engine.watches("yard")
+
+
+def test_what_waits_of_a_stream_that_is_forgotten_makes_no_event(pool):
+    engine = Engine([pool["picture"]])
+    feeder = Feeder(engine)
+    feeder.put(sound(RATE_HZ, 8, [(1.0, 8.0)]))
+    engine.remove("yard")
+    assert drain(engine) == ([], {})
+    assert not engine.waiting

@@ -158,3 +158,16 @@ def test_a_stream_may_pass_from_the_network_to_the_daemon_itself():
     assert desk.refused == [Refusal.UNKNOWN_STREAM]
     desk.send("yard", local=True, epoch=2)
     assert desk.drained("yard") == ([*range(100), *range(200, 300)], [Break.EPOCH, Break.END, Break.EPOCH])
+
+
+@pytest.mark.parametrize("first", ["array", "array/1"])
+def test_a_stream_may_pass_from_the_daemon_itself_to_a_sender_that_is_heard_already(first):
+    desk = Desk(wanted("array/0", local=["array/1"]))
+    desk.reconsider(desk.admitted, expected=["array/1"])
+    for source_id in sorted(["array", "array/1"], key=lambda source_id: source_id != first):
+        desk.send(source_id, 2 if source_id == "array" else 1, local=source_id != "array")
+    desk.reconsider(wanted("array/0", "array/1"))
+    desk.send("array", 2)
+    assert desk.gone == ["array/1"]
+    assert desk.drained("array/0")[0] == list(range(200))
+    assert desk.drained("array/1") == (list(range(100, 200)), [Break.EPOCH])

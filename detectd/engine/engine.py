@@ -183,7 +183,9 @@ class Engine:
 
     def _drain(self) -> list[Turn]:
         ready = [self._ready.popleft() for _ in range(len(self._ready))]
-        return [Turn(feed, *feed.stream.backlog.take(feed.quantum)) for feed in ready]
+        # What waits of a stream that is forgotten by now is nobody's any more.
+        wanted = [feed for feed in ready if self._feeds.get(feed.stream.id) is feed]
+        return [Turn(feed, *feed.stream.backlog.take(feed.quantum)) for feed in wanted]
 
     def _overloaded(self, turns: list[Turn], now_s: float) -> bool:
         late_s = max((turn.feed.late_s(turn.chunks[0].arrived_s, now_s) for turn in turns if turn.chunks), default=0.0)
@@ -295,14 +297,17 @@ class Engine:
         """Have a stream watched by the detectors of now; returns the ends of events of those that are no more."""
         if not feed.rate_hz:
             return []
-        before = {watch.detector: watch for watch in feed.watches}
         able = self._able(feed)
-        if list(before) == able:
+        if [watch.detector for watch in feed.watches] == able:
             return []
-        gone = [watch for detector, watch in before.items() if detector not in able]
+        before = {watch.detector.anywhere: watch for watch in feed.watches}
+        staying = {detector.anywhere for detector in able}
+        gone = [watch for detector, watch in before.items() if detector not in staying]
         ended = [watch.end(EndReason.RELOAD) for watch in gone]
         feed.begun |= {watch.detector.name: watch.events for watch in gone}
-        feed.watches = [before.get(detector) or self._join(feed, detector) for detector in able]
+        feed.watches = [before.get(detector.anywhere) or self._join(feed, detector) for detector in able]
+        for watch, detector in zip(feed.watches, able, strict=True):
+            watch.detector = detector
         for segment in feed.segments:
             segment.keep_only({features.spec for watch in feed.watches for features, _ in watch.views})
         feed.segments = [segment for segment in feed.segments if segment.slots]

@@ -1,7 +1,7 @@
 """One detector watching one stream: its place in the audio, its tracker and the event that goes on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 from uuid import uuid4
@@ -49,6 +49,11 @@ class Detector:
     def specs(self) -> tuple[FeatureSpec, ...]:
         """What each view of the bundle looks at."""
         return tuple(view.spec for view in self.scorer.bundle.manifest.views)
+
+    @cached_property
+    def anywhere(self) -> "Detector":
+        """The detector whatever streams it is for: where this is the same, a stream of both is treated the same."""
+        return replace(self, streams=())
 
     @property
     def min_rate_hz(self) -> int:

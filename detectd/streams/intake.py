@@ -164,7 +164,9 @@ class Intake:
         expected : collection of str
             Ids of the daemon's own streams: they are there, and stay, whether they were ever heard or not.
         """
-        own_no_more = self._expected.difference(expected)
+        # Before anybody else may adopt them: the network's stream of such a name is another.
+        for stream_id in self._expected.difference(expected):
+            self._forget(self.streams[stream_id])
         self._admit, self._max_backlog_s, self._expected = admit, max_backlog_s, frozenset(expected)
         for key, source in list(self._sources.items()):
             if not self._renew(source, *key):
@@ -172,7 +174,7 @@ class Intake:
                 del self._sources[key]
         for stream in list(self.streams.values()):
             admission = admit(stream.id, stream.rate_hz, stream.id in self._expected)
-            if not admission.known or stream.id in own_no_more:
+            if not admission.known:
                 self._forget(stream)
             elif stream.mask_hz != admission.mask_hz:
                 stream.mask_hz = admission.mask_hz
