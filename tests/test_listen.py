@@ -217,9 +217,10 @@ class Scripted:
         self.socket.linger, self.socket.rcvtimeo = 0, 20_000
         self.endpoint = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
 
-    def begin(self):
+    def begin(self, beat):
         assert {self.socket.recv(), self.socket.recv()} == {b"\x01event/", b"\x01heartbeat"}
-        self.beat({})
+        if beat:
+            self.beat({})
 
     def send(self, body):
         message = json.loads(body)
@@ -239,11 +240,11 @@ def scripted():
         script.socket.close()
 
 
-def heard(script, replay, steps, n):
+def heard(script, replay, steps, n, *, beat=True):
     """The first `n` things that a listener has to print, as "message seq how" or the notice."""
     listener = Listener(script.endpoint, replay)
     try:
-        script.begin()
+        script.begin(beat)
         for step in steps:
             script.send(step) if isinstance(step, str) else script.beat(step)
         found = []
@@ -256,6 +257,12 @@ def heard(script, replay, steps, n):
 
 
 CONNECTED = "connected to run run; streams: none yet"
+
+
+def test_what_comes_before_the_first_heartbeat_is_printed(scripted):
+    old = record(9, run_id="before").body
+    steps = [old, record(4).body, record(5).body, {"event/yard/demo": 5}, record(6).body]
+    assert heard(scripted, None, steps, 4, beat=False) == [CONNECTED, "yard 4", "yard 5", "yard 6"]
 
 
 def test_without_replay_it_says_what_it_missed(scripted):

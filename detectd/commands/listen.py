@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -83,8 +83,9 @@ class Listener:
                 yield message
             elif "event_id" not in message:
                 if not self._run_id:
-                    yield from self._join(message)
-                    yield from self._live(waiting)
+                    mine = [one for one in waiting if one["run_id"] == message["run_id"]]
+                    yield from self._join(message, mine)
+                    yield from self._live(mine)
                 yield from self._beat(message)
             elif self._run_id:
                 yield from self._live([message])
@@ -102,10 +103,11 @@ class Listener:
                 present = False
                 yield Heard(notice="nothing heard from the daemon; waiting for it")
 
-    def _join(self, heartbeat: dict[str, Any]) -> Iterator[Heard]:
-        """Say how things are, and what happened lately."""
+    def _join(self, heartbeat: dict[str, Any], waiting: Sequence[dict[str, Any]]) -> Iterator[Heard]:
+        """Say how things are, and what happened lately; what waits to be printed counts as not seen."""
         self._run_id, self._safe_time = heartbeat["run_id"], heartbeat["time"]
-        self._ledgers[self._run_id] = Ledger(self._topic, heartbeat["seq"])
+        first_seqs = {_topic(message): message["seq"] - 1 for message in reversed(waiting)}
+        self._ledgers[self._run_id] = Ledger(self._topic, heartbeat["seq"] | first_seqs)
         self._states = {name: stream["state"] for name, stream in heartbeat["streams"].items()}
         streams = ", ".join(f"{name} {state}" for name, state in self._states.items())
         yield Heard(notice=f"connected to run {self._run_id[:8]}; streams: {streams or 'none yet'}")
