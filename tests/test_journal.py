@@ -224,6 +224,16 @@ def test_a_smaller_bound_takes_effect_in_small_steps(tmp_path):
         assert len(steps_s) > 20
 
 
+def test_a_bound_far_below_what_there_is_keeps_no_run_from_beginning(tmp_path):
+    with journal_in(tmp_path, "run", JournalConfig(30, 40), clock=lambda: 10**18) as journal:
+        collections.deque(fill(journal, 5_000))
+    assert size(tmp_path) > 12_000_000
+    for number in range(300):  # some of which need another page for their entry
+        journal = Journal(tmp_path, f"next {number}", SETTINGS)
+        assert journal.fault is None
+        kill(journal)
+
+
 def test_a_program_that_reads_for_long_does_not_make_it_grow(tmp_path):
     with journal_in(tmp_path, clock=lambda: 10**18) as journal, contextlib.ExitStack() as stack:
         collections.deque(fill(journal, 100))

@@ -83,7 +83,9 @@ class JournalFile:
         self._checkpoint_bytes = limits.log_bytes // 4
         self._connection = open_to_write(path)
         try:
-            self._connection.execute(f"PRAGMA max_page_count = {limits.pages}")
+            # One that is full already, its bound being new, needs some room for being made smaller.
+            most_pages = max(limits.pages, self._used_pages() + _ROOM_PAGES)
+            self._connection.execute(f"PRAGMA max_page_count = {most_pages}")
             # Numbers are never given again, also where all messages are gone.
             (self._last_id,) = self._connection.execute(
                 "SELECT max(missing_id, 0, (SELECT coalesce(max(id), 0) FROM messages)) FROM whole"
