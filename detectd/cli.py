@@ -75,9 +75,8 @@ def run(path: str, log_form: str) -> None:
     from detectd.monitor import log
     from detectd.service.daemon import Daemon
 
-    daemon = Daemon(config)
     with log.to_stderr(log_form):
-        exit_code = daemon.run()
+        exit_code = Daemon(config).run()
     sys.exit(exit_code)
 
 

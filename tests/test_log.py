@@ -192,10 +192,13 @@ def test_lines_nobody_took_are_counted_and_said():
 
 def test_the_daemon_logs_json_on_request(tmp_path):
     text = on_free_ports().replace("off_s = 10", "off_s = 5").replace("on_s = 6", "on_s = 3")
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "journal.sqlite3").write_bytes(b"damaged" * 1000)
     with running(tmp_path, text, "--log", "json") as daemon:
         daemon.wait_for_line('"state": "end"', 30)
     lines = [json.loads(line) for line in daemon.stderr.splitlines()]
     assert all({"time", "level", "message"} <= line.keys() for line in lines)
+    assert "file is not a database; kept as" in lines[0]["message"], "also what is met before it is ready"
     (up,) = [line for line in lines if line["message"].startswith("stream demo: up")]
     assert up["stream"] == "demo"
     events = [line for line in lines if "event_id" in line]
