@@ -14,11 +14,10 @@ from detectd.engine.engine import Engine, Report
 from detectd.publish.publisher import Publisher
 from detectd.streams.intake import Intake
 
-FAULT = Path(os.environ["DETECTD_TEST_FAULT"])
-
 
 def holds(name):
-    return FAULT.exists() and FAULT.read_text() == name
+    fault = Path(os.environ["DETECTD_TEST_FAULT"])
+    return fault.exists() and fault.read_text() == name
 
 
 def hanging(method, name):
@@ -41,10 +40,9 @@ def idle(step):
     return pass_by
 
 
-Engine.step = hanging(idle(Engine.step), "engine")
-Intake.take = hanging(Intake.take, "ingest")
-Publisher._beat = hanging(Publisher._beat, "publisher")
-
 if __name__ == "__main__":
+    Engine.step = hanging(idle(Engine.step), "engine")
+    Intake.take = hanging(Intake.take, "ingest")
+    Publisher._beat = hanging(Publisher._beat, "publisher")
     sys.argv = ["detectd", *sys.argv[4:]]
     main()
