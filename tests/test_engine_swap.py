@@ -1,12 +1,14 @@
 """Detectors change while audio goes on: who stays notices nothing, who comes hears what is remembered."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 from cutting import noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from test_engine import RATE_HZ, Feeder, assert_scores, detector, drain, make_scorer, outline, sound
 from tiny_bundle import LINE, STFT, picture_view
 
@@ -14,6 +16,8 @@ from detectd.bundles.manifest import View
 from detectd.dsp.features import windows_of
 from detectd.engine.engine import Engine
 from detectd.engine.tracker import EndReason, State
+from detectd.monitor.metrics import Metrics
+from detectd.service.loop import EngineLoop
 
 LONG = dataclasses.replace(STFT, window_s=2.0)
 OTHER_RATE = dataclasses.replace(STFT, analysis_rate_hz=3000, band_high_hz=1300.0)
@@ -229,3 +233,27 @@ def test_what_waits_of_a_stream_that_is_forgotten_makes_no_event(pool):
     engine.remove("yard")
     assert drain(engine) == ([], {})
     assert not engine.waiting
+
+
+def test_a_swap_is_done_when_the_last_step_with_other_detectors_is_over(pool):
+    telling, told = threading.Event(), threading.Event()
+
+    def tell(_event):
+        telling.set()
+        told.wait(20)
+
+    engine = Engine([pool["picture"]])
+    feeder = Feeder(engine)
+    feeder.put(sound(RATE_HZ, 4, [(1.0, 4.0)]))
+    loop = EngineLoop(engine, threading.Event(), Metrics(CollectorRegistry()), tell)
+    loop.start()
+    try:
+        assert telling.wait(20)
+        done = loop.swap([])
+        assert not done.wait(0.3)
+        told.set()
+        assert done.wait(20)
+        assert not engine.detectors
+    finally:
+        told.set()
+        loop.stop(EndReason.SHUTDOWN)

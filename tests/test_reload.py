@@ -12,6 +12,8 @@ from plain_wire import END, Push, Source, Subscriber
 from sounds import recording
 from tiny_bundle import rewrite
 
+from detectd.service.plan import lowest_rate_hz
+
 RATE_HZ = 8000
 BLOCK = RATE_HZ // 10
 WINDOW_S, HOP_S = 2.0, 0.25
@@ -269,3 +271,7 @@ def test_own_sources_come_go_and_change(daemon):
     )
     assert not daemon.process.scrape().by_label("detectd_audio_rejected_blocks_total", "reason").total()
     assert np.isfinite(page.audio("samples_total", "one"))
+
+
+def test_a_stream_that_nobody_watches_any_more_needs_no_rate():
+    assert lowest_rate_hz([], "yard") == 0

@@ -39,7 +39,7 @@ from detectd.publish.replay import Replay
 from detectd.service.admission import admission, own_streams
 from detectd.service.ingest import Ingest
 from detectd.service.loop import EngineLoop
-from detectd.service.plan import notices, open_detectors
+from detectd.service.plan import lowest_rate_hz, notices, open_detectors
 from detectd.service.private import PrivateEndpoint
 from detectd.service.reload import prepare
 from detectd.service.signs import SignsOfLife
@@ -55,7 +55,7 @@ milliseconds when thousands of streams have blocks waiting, and each search look
 
 _TURN_S = 0.2
 _CHANGE_S = 2.0
-"""Longest that a reload waits for ingest to have gone over."""
+"""Longest that a reload waits for ingest, and for the engine, to have gone over."""
 
 
 class Daemon:
@@ -155,7 +155,7 @@ class Daemon:
 
     def _use(self, config: Config, detectors: Sequence[Detector], own: Mapping[str, str]) -> None:
         """Go over to a configuration: detectors between two steps of the engine, streams between two reads."""
-        self._loop.swap(detectors)
+        swapped = self._loop.swap(detectors)
         # First away with the sources that go, then ask who is wanted, then start those that come: none is refused.
         self._sources.apply([stream for stream in self.config.streams if stream in config.streams])
         self._ingest.call(
@@ -163,6 +163,7 @@ class Daemon:
         ).wait(_CHANGE_S)
         self._sources.apply(config.streams)
         self._view.own = own
+        swapped.wait(_CHANGE_S)
         before, self.config, self._detectors = self._detectors, config, list(detectors)
         self._show_detectors(before)
         self._metrics.config_last_reload_successful.set(1)
@@ -229,8 +230,9 @@ class Daemon:
         """Say which streams have a rate that none of their detectors can use."""
         deaf = {stream.id for stream in self._view.streams if stream.rejected[Refusal.RATE_TOO_LOW]}
         for stream_id in deaf - known:
-            needed_hz = min(d.min_rate_hz for d in self._detectors if d.watches(stream_id))
-            LOG.warning("stream %s: refused, its detectors need at least %d samples/s", stream_id, needed_hz)
+            # A reload may have taken the detectors away since.
+            if needed_hz := lowest_rate_hz(self._detectors, stream_id):
+                LOG.warning("stream %s: refused, its detectors need at least %d samples/s", stream_id, needed_hz)
         known.clear()
         known |= deaf
 

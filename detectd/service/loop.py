@@ -49,9 +49,12 @@ class EngineLoop:
         """Forget a stream before the next step."""
         self._changes.put(partial(self._engine.remove, stream.id))
 
-    def swap(self, detectors: Sequence[Detector]) -> None:
-        """Use these detectors from the next step on."""
-        self._changes.put(partial(self._engine.swap, detectors))
+    def swap(self, detectors: Sequence[Detector]) -> threading.Event:
+        """Use these detectors from the next step on; the event returned is set when no step with others goes on."""
+        done = threading.Event()
+        self._changes.put(partial(self._swap, detectors, done))
+        self._wake.set()
+        return done
 
     def start(self) -> None:
         """Begin to analyse."""
@@ -87,6 +90,11 @@ class EngineLoop:
     def _add(self, stream: Stream) -> Sequence[Event]:
         self._engine.add(stream)
         return ()
+
+    def _swap(self, detectors: Sequence[Detector], done: threading.Event) -> Sequence[Event]:
+        ended = self._engine.swap(detectors)
+        done.set()
+        return ended
 
     def _step(self) -> Report:
         while not self._changes.empty():

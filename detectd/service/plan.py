@@ -41,16 +41,20 @@ def _check_file_rates(config: Config, detectors: Sequence[Detector]) -> None:
     ConfigError
     """
     for stream in config.streams:
-        watching = [d for d in detectors if d.watches(stream.id)]
-        if not isinstance(stream, FileStream) or not watching:
+        if not isinstance(stream, FileStream):
             continue
         rate_hz = file_of(config.path, stream).rate_hz
-        needed_hz = min(detector.min_rate_hz for detector in watching)
+        needed_hz = lowest_rate_hz(detectors, stream.id)
         if rate_hz < needed_hz:
             raise ConfigError(
                 f"{config.path}: stream '{stream.id}': {stream.path} has {rate_hz} samples/s, "
                 f"its detectors need at least {needed_hz}"
             )
+
+
+def lowest_rate_hz(detectors: Sequence[Detector], stream_id: str) -> int:
+    """The lowest rate that one of a stream's detectors can use; 0 where none watches it."""
+    return min((detector.min_rate_hz for detector in detectors if detector.watches(stream_id)), default=0)
 
 
 def file_of(path: Path, stream: FileStream) -> AudioFile:
