@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from detectd.capture import pulse_wire
 from detectd.capture.choice import InputDevice, NoSuchDeviceError, choose
+from detectd.capture.forwarder import Forwarder
 from detectd.capture.ledger import Reading
+from detectd.capture.opener import Opener
 from detectd.capture.outlet import Outlet
 from detectd.capture.pulse_wire import ProtocolError, SourceOutput
-from detectd.capture.reader import BLOCK_S, Closed, Handover, Opened
+from detectd.capture.reader import BLOCK_S, Closed, Handover, Opened, Reader, Running
 from detectd.capture.status import RecorderState, Status, Task
 from detectd.dsp.audio import SampleFormat
 from detectd.errors import SourceError
@@ -83,6 +85,17 @@ def test_what_is_no_report_is_refused(line):
         Status.of(line)
 
 
+def test_the_first_report_of_a_successor_knows_what_it_is_held_to(tmp_path):
+    # Its supervisor takes that from the latest report, for the next one.
+    task = Task("default", "yard", f"ipc://{tmp_path}/x", 48_000, None, mix=False, pinned="alsa_input.usb", name="usb")
+    handover, running = Handover(), Running()
+    reader = Reader(Opener(task, "mark"), handover, running)
+    outlet = Outlet(task.endpoint)
+    status = Forwarder(task, outlet, handover, reader, running).status
+    outlet.close()
+    assert (status.pinned, status.device) == ("alsa_input.usb", "usb")
+
+
 def source_output(number, source, properties):
     """As a server of version 13 says it."""
     text, u32 = pulse_wire.text, pulse_wire.u32
@@ -128,9 +141,10 @@ def test_a_source_is_read_with_what_it_has():
     assert pulse_wire.source_of(body) == (4, "alsa_input.usb", "Mic", 96_000, 2, 24)
 
 
-def test_an_event_is_about_the_stream_it_names():
-    moved, other = pulse_wire.u32(0x13) + pulse_wire.u32(9), pulse_wire.u32(0x11) + pulse_wire.u32(9)
+def test_an_event_is_about_the_stream_whose_change_it_tells():
+    moved, begun, other = (pulse_wire.u32(event) + pulse_wire.u32(9) for event in (0x13, 0x03, 0x11))
     assert pulse_wire.changed_source_output(moved) == 9
+    assert pulse_wire.changed_source_output(begun) is None
     assert pulse_wire.changed_source_output(other) is None
 
 

@@ -20,6 +20,10 @@ _TURN_S = 0.1
 _ANSWER_S = 0.02
 _UNSURE_BLOCKS = 30
 _FLUSH_S = 1.0
+_ASK_EVERY_S = 0.5
+_DOUBT_S = 0.3
+"""What a server and PortAudio have under way; what was captured before is told by the count."""
+
 _TIME_ERROR_S = 0.02
 """Of a capture time: what a driver and a sound card take that nobody tells."""
 
@@ -30,7 +34,7 @@ class Forwarder:
     """Owns the socket, the books and the pin; used by its own thread only, `status` aside."""
 
     def __init__(self, task: Task, outlet: Outlet, handover: Handover, reader: Reader, running: Running) -> None:
-        self.status = Status(RecorderState.WAITING, STARTING, task.name or task.device)
+        self.status = Status(RecorderState.WAITING, STARTING, task.name or task.device, pinned=task.pinned)
         self._task = task
         self._outlet = outlet
         self._handover = handover
@@ -42,7 +46,8 @@ class Forwarder:
         self._end_sample = 0
         self._unsure: list[Reading] = []
         self._n_asked = 0
-        self._heard_s = 0.0
+        self._asked_s = self._heard_s = 0.0
+        self._doubtful_until_s = 0.0
         self._drift_ppm: float | None = None
         self._lost_samples = self._withheld_samples = 0
         self._stop = threading.Event()
@@ -51,6 +56,11 @@ class Forwarder:
     @property
     def _absent(self) -> RecorderState:
         return RecorderState.WAITING if self.status.state is RecorderState.WAITING else RecorderState.LOST
+
+    @property
+    def alive(self) -> bool:
+        """Whether it goes on; without it nothing is sent."""
+        return self._thread.is_alive()
 
     @property
     def opened(self) -> bool:
@@ -105,6 +115,7 @@ class Forwarder:
         self._opened = opened
         self._unsure.clear()
         self._n_asked = 0
+        self._doubtful_until_s = 0.0
         # Of the silence before, which was reported already.
         self._heard_s = self._running.seconds
 
@@ -125,9 +136,11 @@ class Forwarder:
         if pin is None:
             self._release(len(self._unsure))
             return
-        while self._unsure:
+        # A device that gives nothing may be another one, too.
+        while self._unsure or pin.asked or self._running.seconds - self._asked_s > _ASK_EVERY_S:
             if not pin.asked:
                 pin.ask()
+                self._asked_s = self._running.seconds
                 self._n_asked = len(self._unsure)
             verdict = pin.verdict(_ANSWER_S)
             if verdict is None:
@@ -135,7 +148,8 @@ class Forwarder:
             if verdict is Verdict.GOOD:
                 self._release(self._n_asked)
             elif verdict is Verdict.DOUBTFUL:
-                self._withhold(self._n_asked)
+                self._doubtful_until_s = time.monotonic() + _DOUBT_S
+                self._withhold(len(self._unsure))
             else:
                 self._withhold(len(self._unsure))
                 gone = verdict is Verdict.GONE
@@ -155,17 +169,32 @@ class Forwarder:
         self._set(RecorderState.LOST, reason)
 
     def _withhold(self, n_readings: int) -> None:
-        """Drop readings that may be another device's; the books go on with a hole."""
+        """Drop readings that may be another device's."""
         for reading in self._unsure[:n_readings]:
-            self._withheld_samples += reading.n_frames
-            if self._ledger and self._epoch:
-                for placed in self._ledger.skip(reading):
-                    self._send(placed)
+            self._leave_out(reading)
         del self._unsure[:n_readings]
         self._n_asked = max(0, self._n_asked - n_readings)
 
+    def _leave_out(self, reading: Reading) -> None:
+        """Have the books go on with a hole."""
+        self._withheld_samples += reading.n_frames
+        if self._ledger and self._epoch:
+            for placed in self._ledger.skip(reading):
+                self._send(placed)
+
+    def _is_doubtful(self, reading: Reading) -> bool:
+        """Whether a reading began to be captured while the stream may have been elsewhere."""
+        captured_s = reading.at_s - BLOCK_S
+        if self._ledger:
+            # What has waited in a buffer is older than its reading.
+            captured_s = min(captured_s, self._ledger.captured_s(reading.at_s))
+        return captured_s < self._doubtful_until_s
+
     def _release(self, n_readings: int) -> None:
         for reading in self._unsure[:n_readings]:
+            if self._is_doubtful(reading):
+                self._leave_out(reading)
+                continue
             self._heard_s = self._running.seconds
             if self._ledger is None or self._epoch is None:
                 self._begin_epoch()

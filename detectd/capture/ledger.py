@@ -90,6 +90,10 @@ class Ledger:
         self._discontinuity = True
         return held
 
+    def captured_s(self, near_s: float) -> float:
+        """When the first frame of the next reading was captured, by the count; `near_s` is close to it."""
+        return self.clock.captured_s(self._n_frames + self._n_held, near_s)
+
     def flush(self) -> list[Placed]:
         """Give out what is held, as if nothing were missing."""
         held, self._held, self._n_held = self._held, [], 0

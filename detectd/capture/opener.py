@@ -4,16 +4,16 @@ import os
 from typing import NamedTuple
 
 from detectd.capture.choice import DEFAULT, InputDevice, NoSuchDeviceError, choose, names
-from detectd.capture.pin import Pin, UnpinnableError, on_server
+from detectd.capture.pin import NotShownError, Pin, UnpinnableError, on_server
 from detectd.capture.portaudio import DeviceError, Microphone, inputs, look_again
 from detectd.capture.pulse import PulseServer, ServerGoneError
+from detectd.capture.pulse_wire import ProtocolError
 from detectd.capture.status import Task
 from detectd.capture.surroundings import surroundings
 from detectd.dsp.audio import SampleFormat
 
-NOT_OPENED = (NoSuchDeviceError, DeviceError, UnpinnableError, TimeoutError, ServerGoneError)
+NOT_OPENED = (NoSuchDeviceError, DeviceError, UnpinnableError, TimeoutError, ServerGoneError, ProtocolError)
 """What `Opener.open` raises; all may be otherwise the next time."""
-
 
 _LOOKS, _LOOK_EVERY = 3, 8
 
@@ -115,7 +115,7 @@ class Opener:
         if server:
             try:
                 pin = Pin(server, self._mark)
-            except UnpinnableError:
+            except NotShownError:
                 server.close()
         if self.pinned and (pin is None or pin.source.name != self.pinned):
             elsewhere = pin.source.name if pin else "another way"

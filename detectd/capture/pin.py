@@ -4,6 +4,8 @@ Where a source is unplugged, the default changes or somebody moves a stream, a s
 microphone, and PortAudio cannot see that (measured with PulseAudio 16.1, with every module that could prevent it and
 without). So the server itself is asked, after each reading and before its samples go anywhere. The answer holds for
 all that was read before the question: the stream is on its source now, and no change of it was announced since.
+Where one was, the stream may have been elsewhere and back, and all that was captured until the answer is doubtful,
+read or not.
 """
 
 import os
@@ -12,7 +14,7 @@ import time
 from enum import Enum, auto
 
 from detectd.capture.pulse import NoServerError, PulseServer, ServerGoneError
-from detectd.capture.pulse_wire import ERROR, ProtocolError, SourceOutput, source_outputs_of
+from detectd.capture.pulse_wire import ERROR, SourceOutput, source_outputs_of
 
 _ANSWER_S = 1.0
 _SEEN_WITHIN_S = 2.0
@@ -31,7 +33,11 @@ class Verdict(Enum):
 
 
 class UnpinnableError(Exception):
-    """The server does not show the stream, or not in time."""
+    """Which source the stream is on cannot be told."""
+
+
+class NotShownError(UnpinnableError):
+    """The server shows no stream of this process: the device is reached in another way."""
 
 
 def sign_streams() -> str:
@@ -80,7 +86,6 @@ class Pin:
             raise UnpinnableError("the source went away")
         self.source = source
         self._number = stream.number
-        server.changed.clear()
 
     @property
     def asked(self) -> bool:
@@ -101,8 +106,8 @@ class Pin:
             self._asked = None
             if answer.command == ERROR:
                 return Verdict.GONE
-            stream = source_outputs_of(answer.body)[0]
-        except (ServerGoneError, ProtocolError):
+            (stream,) = source_outputs_of(answer.body)
+        except (ServerGoneError, ValueError):  # an answer that says something else is none
             return Verdict.GONE
         if stream.source != self.source.number:
             return Verdict.MOVED
@@ -123,6 +128,8 @@ class Pin:
             if len(ours) == 1:
                 return ours[0]
             if time.monotonic() > until_s:
+                if not ours:
+                    raise NotShownError("the sound server does not show the stream")
                 raise UnpinnableError(f"the sound server shows {len(ours)} streams of this recorder")
             time.sleep(_ASK_AGAIN_S)
 

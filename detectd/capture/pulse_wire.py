@@ -1,7 +1,6 @@
 """Messages of the native protocol of PulseAudio, which PipeWire speaks too: the few that say who records what. Pure.
 
 Spoken at version 13, which every server of the last fifteen years understands and which has all that is asked here.
-A library would do the same through callbacks made at run time, which the kernel refuses to a hardened service.
 """
 
 import struct
@@ -19,7 +18,7 @@ SUBSCRIBE, SUBSCRIBE_EVENT = 35, 66
 SOURCE_OUTPUTS = 0x08
 """Subscription to changes of streams that record."""
 
-_FACILITY, _SOURCE_OUTPUT = 0x0F, 0x03
+_KIND, _CHANGED_SOURCE_OUTPUT = 0x3F, 0x13
 NO_ENTITY = 5
 
 BITS = {0: 8, 1: 8, 2: 8, 3: 16, 4: 16, 5: 32, 6: 32, 7: 32, 8: 32, 9: 24, 10: 24, 11: 24, 12: 24}
@@ -97,10 +96,10 @@ def number_of(body: bytes) -> int:
 
 
 def changed_source_output(body: bytes) -> int | None:
-    """Number of the recording stream that an event is about; None if it is about something else."""
+    """Number of the recording stream that an event tells a change of; None if it tells something else."""
     reader = _Reader(body)
     event, index = reader.u32(), reader.u32()
-    return index if event & _FACILITY == _SOURCE_OUTPUT else None
+    return index if event & _KIND == _CHANGED_SOURCE_OUTPUT else None
 
 
 def source_outputs_of(body: bytes) -> list[SourceOutput]:

@@ -117,11 +117,17 @@ class Reader:
         self._running = running
         self._rejected = ""
         self._stop = threading.Event()
+        # A call of PortAudio may never return; nobody waits for this thread.
+        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it goes on; without it nothing is recorded."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
         """Begin."""
-        # A call of PortAudio may never return; nobody waits for this thread.
-        threading.Thread(target=self._run, name="reader", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Read no more."""

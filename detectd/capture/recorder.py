@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from detectd.capture.outlet import Outlet
 from detectd.capture.pin import sign_streams
 from detectd.capture.portaudio import load, quiet
 from detectd.capture.reader import Handover, Reader, Running
-from detectd.capture.status import HUNG, RecorderState, Status, Task
+from detectd.capture.status import BUG, HUNG, RecorderState, Status, Task
 from detectd.errors import DetectdError
 
 _TURN_S = 0.1
@@ -26,6 +27,7 @@ _SLOW_CALL_S = 1.0
 _REJECTED_S = 1.5
 _HARDWARE_S = 4.0
 _HOPELESS_S = 60.0
+_END_S = 2.5
 
 
 class Recorder:
@@ -53,6 +55,10 @@ class Recorder:
                 reported, due_s = status, now_s + _REPORT_S
             if self._hangs():
                 exit_code = HUNG
+                break
+            if not (self._reader.alive and self._forwarder.alive):
+                # Of a bug, which has been said; its successor records.
+                exit_code = BUG
                 break
         self._reader.stop()
         self._forwarder.stop()
@@ -83,8 +89,16 @@ def _say(status: Status) -> None:
         os.write(1, status.line().encode() + b"\n")
 
 
+def _end_with_parent() -> None:
+    """End the process some time after its stdin is closed, whatever it hangs in."""
+    select.select([0], [], [])
+    time.sleep(_END_S)
+    os._exit(HUNG)
+
+
 def main() -> int:
     """Run the recorder that the only argument describes."""
+    threading.Thread(target=_end_with_parent, name="end", daemon=True).start()
     task = Task.of(sys.argv[1])
     os.set_blocking(1, False)
     # A terminal and a service manager signal all processes at once; the supervisor says when it is time to stop.
@@ -96,7 +110,7 @@ def main() -> int:
             load()
             recorder = Recorder(task, mark)
         except DetectdError as error:
-            _say(Status(RecorderState.WAITING, str(error), task.device))
+            _say(Status(RecorderState.WAITING, str(error), task.name or task.device, pinned=task.pinned))
             return 1
         try:
             exit_code = recorder.run()

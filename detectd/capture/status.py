@@ -12,6 +12,10 @@ HUNG = 75
 """Exit code of a recorder that PortAudio does not come back to: start another."""
 
 
+BUG = 70
+"""Exit code of a recorder one of whose threads has died."""
+
+
 class RecorderState(StrEnum):
     """What a recorder is doing."""
 
