@@ -269,6 +269,10 @@ class CaptureProcess:
         return self._process.poll() is None
 
     @property
+    def pid(self):
+        return self._process.pid
+
+    @property
     def recorder(self):
         """Process id of its one child."""
         until(lambda: children(self._process.pid))

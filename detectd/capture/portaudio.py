@@ -3,9 +3,9 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 from detectd.capture.choice import InputDevice
 from detectd.capture.library import MISSING
@@ -18,7 +18,6 @@ LATENCY_S = 0.4
 
 _DTYPES = {SampleFormat.S16: "int16", SampleFormat.F32: "float32"}
 _BAD_RATE, _BAD_CHANNELS, _BUSY = -9997, -9998, -9985
-_T = TypeVar("_T")
 
 
 class DeviceError(Exception):
@@ -59,18 +58,21 @@ class Microphone:
 
     def start(self) -> None:
         """Begin to record."""
-        self._call(self._stream.start)
+        with _explained():
+            self._stream.start()
 
     def restart(self) -> None:
         """Throw away what the buffer holds, and begin again."""
-        self._call(self._stream.abort)
-        self._call(self._stream.start)
+        with _explained():
+            self._stream.abort()
+            self._stream.start()
 
     def read(self, n_frames: int) -> tuple[bytes, int]:
         """Wait for frames; returns them and how many more there are already."""
-        data, _ = self._call(lambda: self._stream.read(n_frames))
-        # PortAudio's word for a loss is not asked: it is silent of most.
-        return bytes(data), max(0, self._call(lambda: self._stream.read_available))
+        with _explained():
+            # PortAudio's word for a loss is not asked: it is silent of most.
+            data, _ = self._stream.read(n_frames)
+            return bytes(data), max(0, self._stream.read_available)
 
     def close(self) -> None:
         """Close, whatever state it is in."""
@@ -78,12 +80,6 @@ class Microphone:
             self._stream.abort()
         with contextlib.suppress(load().PortAudioError):
             self._stream.close()
-
-    def _call(self, function: Callable[[], _T]) -> _T:
-        try:
-            return function()
-        except load().PortAudioError as error:
-            raise DeviceError(_meaning(error)) from error
 
 
 @lru_cache(maxsize=1)
@@ -123,7 +119,18 @@ def quiet() -> Iterator[None]:
 
 
 def inputs() -> list[InputDevice]:
-    """All devices that can record, as they were when PortAudio was initialised."""
+    """All devices that can record, as they were when PortAudio was initialised.
+
+    Raises
+    ------
+    DeviceError
+        If it is not: its last initialisation failed.
+    """
+    with _explained():
+        return _inputs()
+
+
+def _inputs() -> list[InputDevice]:
     sounddevice = load()
     apis = [api["name"] for api in sounddevice.query_hostapis()]
     default = sounddevice.default.device[0]
@@ -148,10 +155,8 @@ def look_again() -> None:
     sounddevice = load()
     with contextlib.suppress(sounddevice.PortAudioError):
         sounddevice._terminate()  # noqa: SLF001  # the library offers no other way
-    try:
+    with _explained():
         sounddevice._initialize()  # noqa: SLF001
-    except sounddevice.PortAudioError as error:
-        raise DeviceError(_meaning(error)) from error
 
 
 def rates_hz(device: InputDevice, channels: int = 1) -> list[int]:
@@ -163,6 +168,15 @@ def rates_hz(device: InputDevice, channels: int = 1) -> list[int]:
             sounddevice.check_input_settings(device.index, channels=channels, dtype="int16", samplerate=rate_hz)
             found.append(rate_hz)
     return found
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Let PortAudio's errors be ours."""
+    try:
+        yield
+    except load().PortAudioError as error:
+        raise DeviceError(_meaning(error)) from error
 
 
 def _refusal(device: InputDevice, rate_hz: int, channels: int, error: Exception) -> str:

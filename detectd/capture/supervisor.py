@@ -28,7 +28,9 @@ _BACKOFF_S = (0.2, 0.4, 0.8, 1.0)
 _PROVEN_S = 10.0
 _STOP_S = 1.5
 _READ_BYTES = 1 << 16
-_LOSS_TOLD_EVERY_S = 10.0
+_COUNTS_TOLD_EVERY_S = 10.0
+_DRIFT_TOLD_PPM = 5.0
+"""A change by that much is told again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ class DeviceSupervisor:
         self._books = _Books(Status(RecorderState.WAITING, STARTING, task.device, pinned=task.pinned))
         self._told: tuple[RecorderState, str] | None = None
         self._told_losses = (0, 0)
-        self._told_losses_s = 0.0
+        self._told_drift_ppm: float | None = None
+        self._told_losses_s = self._told_drift_s = 0.0
         self._stop = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -162,13 +165,16 @@ class DeviceSupervisor:
             latest = self._books.latest
             was_there = latest.state is not RecorderState.WAITING
             task = replace(self.task, pinned=latest.pinned, name=latest.device if was_there else self.task.name)
-            process = self._process = subprocess.Popen(  # noqa: S603  # this interpreter, no shell
-                [sys.executable, "-m", "detectd.capture.recorder", task.line()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=_environment(),
-            )
+            try:
+                process = self._process = subprocess.Popen(  # noqa: S603  # this interpreter, no shell
+                    [sys.executable, "-m", "detectd.capture.recorder", task.line()],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=_environment(),
+                )
+            except OSError as error:  # too many files or processes: others may end
+                return f"no recorder can be started: {error}"
         try:
             return self._listen(process)
         finally:
@@ -189,11 +195,13 @@ class DeviceSupervisor:
         for end in (out, err):
             poller.register(end, select.POLLIN)
         open_ends = {out, err}
-        heard_s = time.monotonic() + _BEGINNING_S - _SILENT_S
+        silent_s, patience_s, now_s = 0.0, _BEGINNING_S, time.monotonic()
         stop_by_s: float | None = None
         while out in open_ends:
             ready = poller.poll(_TURN_S * 1000)
-            now_s = time.monotonic()
+            before_s, now_s = now_s, time.monotonic()
+            # Where both were stopped, the time is no silence.
+            silent_s += min(now_s - before_s, 2 * _TURN_S)
             for end, _ in ready:
                 data = os.read(end, _READ_BYTES)
                 if not data:
@@ -202,7 +210,7 @@ class DeviceSupervisor:
                 elif end == err:
                     complaint = (complaint + data)[-_READ_BYTES:]
                 else:
-                    heard_s = now_s
+                    silent_s, patience_s = 0.0, _SILENT_S
                     *lines, partial = (partial + data).split(b"\n")
                     for line in lines:
                         self._hear(line)
@@ -210,8 +218,8 @@ class DeviceSupervisor:
                 stop_by_s = stop_by_s or now_s + _STOP_S
                 if now_s > stop_by_s:
                     return "it did not stop"
-            elif now_s - heard_s > _SILENT_S:
-                return f"its recorder was silent for {_SILENT_S:g} s and was ended"
+            elif silent_s > patience_s:
+                return f"its recorder was silent for {patience_s:g} s and was ended"
         code = process.wait()
         return self._farewell(code, complaint)
 
@@ -247,12 +255,20 @@ class DeviceSupervisor:
                 )  # fmt: skip
             elif latest.reason != STARTING:
                 LOG.warning("stream %s: %s: %s", stream, latest.state, latest.reason)
-        status = self.status
+        self._tell_counts(time.monotonic())
+
+    def _tell_counts(self, now_s: float) -> None:
+        status, stream, known_ppm = self.status, self.task.stream_id, self._told_drift_ppm
         losses = (status.lost_samples, status.dropped_samples)
-        if losses != self._told_losses and time.monotonic() - self._told_losses_s > _LOSS_TOLD_EVERY_S:
+        if losses != self._told_losses and now_s - self._told_losses_s > _COUNTS_TOLD_EVERY_S:
             lost, dropped = (now - told for now, told in zip(losses, self._told_losses, strict=True))
-            self._told_losses, self._told_losses_s = losses, time.monotonic()
+            self._told_losses, self._told_losses_s = losses, now_s
             LOG.warning("stream %s: samples lost by the device %d, not sent %d", stream, lost, dropped)
+        drift_ppm = status.drift_ppm
+        changed = drift_ppm is not None and (known_ppm is None or abs(drift_ppm - known_ppm) > _DRIFT_TOLD_PPM)
+        if changed and now_s - self._told_drift_s > _COUNTS_TOLD_EVERY_S:
+            self._told_drift_ppm, self._told_drift_s = drift_ppm, now_s
+            LOG.info("stream %s: the device's clock is at %+.1f ppm", stream, drift_ppm)
 
 
 def task_of(stream: DeviceStream, endpoint: str) -> Task:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 from detectd.capture.pin import on_server
 from detectd.capture.pulse import ServerGoneError
+from detectd.capture.pulse_wire import ProtocolError
+from detectd.errors import SourceError
 
 _CARDS = Path("/proc/asound/cards")
+_SILENT = "silent"
 
 
 def surroundings() -> tuple[object, ...]:
@@ -17,11 +20,22 @@ def surroundings() -> tuple[object, ...]:
     return _text(_CARDS), _served(), *map(_changed_ns, files)
 
 
+def check_server() -> None:
+    """Refuse to look at devices where the sound server stands still: PortAudio would wait for it, for ever.
+
+    Raises
+    ------
+    SourceError
+    """
+    if _served() == _SILENT:
+        raise SourceError("the sound server does not answer, so no device can be looked at; restart it or wait")
+
+
 def _served() -> str:
     try:
         server = on_server()
-    except (TimeoutError, ServerGoneError):
-        return "silent"
+    except (TimeoutError, ServerGoneError, ProtocolError):
+        return _SILENT
     if server is None:
         return "none"
     server.close()

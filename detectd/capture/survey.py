@@ -6,7 +6,9 @@ from detectd.capture.opener import NOT_OPENED, Opener
 from detectd.capture.pin import sign_streams
 from detectd.capture.portaudio import load, quiet
 from detectd.capture.supervisor import task_of
+from detectd.capture.surroundings import check_server
 from detectd.config.stream_config import DeviceStream
+from detectd.errors import SourceError
 
 
 def survey(streams: Sequence[DeviceStream]) -> list[str]:
@@ -19,6 +21,10 @@ def survey(streams: Sequence[DeviceStream]) -> list[str]:
     SourceError
         Without PortAudio.
     """
+    try:
+        check_server()
+    except SourceError as error:
+        return [str(error)]
     found = []
     mark = sign_streams()
     with quiet():

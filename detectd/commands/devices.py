@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectd.capture.portaudio import inputs, quiet, rates_hz
+from detectd.capture.surroundings import check_server
 
 
 def device_rows() -> list[dict[str, Any]]:
@@ -12,8 +13,9 @@ def device_rows() -> list[dict[str, Any]]:
     Raises
     ------
     SourceError
-        Without PortAudio.
+        Without PortAudio, or while the sound server stands still.
     """
+    check_server()
     with quiet():
         return [
             {
