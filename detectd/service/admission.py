@@ -42,7 +42,7 @@ def own_streams(config: Config) -> dict[str, str]:
         channels = 1
         if isinstance(stream, FileStream):
             channels = file_of(config.path, stream).channels
-        elif isinstance(stream, DeviceStream) and not getattr(stream, "mix", False):
+        elif isinstance(stream, DeviceStream) and not stream.mix:
             channels = stream.channels
         own |= dict.fromkeys(channel_ids(stream.id, channels), stream.id)
     return own
