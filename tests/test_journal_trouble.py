@@ -194,6 +194,7 @@ def test_a_slow_disk_delays_no_heartbeat(tmp_path, monkeypatch):
         wait_for_flag(rig, journaled=True)
         slow.touch()
         wait_for_flag(rig, journaled=True)
+        assert until(lambda: "the disk does not answer" in str(health(rig)))
         n_before = rig.collector.runs.total()
         time.sleep(6)
         assert rig.collector.runs.total() - n_before >= 5

@@ -101,6 +101,6 @@ class Caretaker:
             LOG.info("over: %s", self._told[key].text, extra={"part": self._told[key].part})
         self._told = faults
         failing = {fault.part for fault in verdict.faults}
-        for part in failing ^ self._failing if self._mark is not None else ():
+        for part in failing ^ self._failing:
             self._mark(part, part in failing)
         self._failing = failing

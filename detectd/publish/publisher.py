@@ -87,8 +87,8 @@ class Publisher:
 
     @property
     def journal_fault(self) -> str | None:
-        """Why events go out without being journaled, if they do."""
-        return self._journal.fault
+        """Why events go out without being journaled, or late, if they do."""
+        return self._journal.fault or ("the disk does not answer, events wait for it" if self._scribe.held_up else None)
 
     def _run(self) -> None:
         due_s = time.monotonic()

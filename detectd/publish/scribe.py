@@ -16,6 +16,8 @@ from detectd.publish.record import Record, closing_record, record_of
 
 _BATCH = 256
 _TEND_S = 0.5
+_LONG_S = 1.2
+"""Of the disk for a batch: with the time between two looks, that is told within 2 s."""
 
 
 class Scribe:
@@ -33,6 +35,7 @@ class Scribe:
         self._seq: Counter[str] = Counter()
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._closed_earlier = False
+        self._began_s: float | None = None
         self._stamps: deque[int] = deque()
         self._stamp_guard = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="journal")
@@ -55,6 +58,12 @@ class Scribe:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
+    @property
+    def held_up(self) -> bool:
+        """Whether the disk has not answered for long; nothing is published meanwhile."""
+        began_s = self._began_s
+        return began_s is not None and time.monotonic() - began_s > _LONG_S
+
     def passed_ns(self) -> int:
         """Everything with a publish time before this has been published."""
         with self._stamp_guard:
@@ -68,8 +77,11 @@ class Scribe:
     def _run(self) -> None:
         more = False
         while True:
+            self._began_s = time.monotonic()
             self._close_earlier()
+            self._began_s = None
             batch, stop = self._batch(0.0 if more else _TEND_S)
+            self._began_s = time.monotonic()
             if batch:
                 self._write(batch)
             more = self._journal.tend(len(batch))
