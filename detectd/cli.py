@@ -72,6 +72,8 @@ def run(path: str, log_form: str) -> None:
 
     # Before the heavy imports: a slip in the configuration is told at once.
     config = load_config(path)
+    # A wish to reload before there is anything to reload is no reason to die.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from detectd.monitor import log
     from detectd.service.daemon import Daemon
 

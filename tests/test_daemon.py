@@ -309,7 +309,8 @@ def test_a_file_source_repeats_itself(events):
     assert len({message["event_id"] for message in starts}) == 3
 
 
-def test_a_file_that_is_deleted_ends_its_stream_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_a_file_that_is_gone_ends_its_stream_and_nothing_else(tmp_path, how):
     path = write(tmp_path / "loop.wav", np.zeros(RATE_HZ))
     table = f'[[stream]]\nid = "looped"\nsource = "file"\npath = "{path.name}"\nloop = true\nspeed = 10\n'
     with running(tmp_path, config(table)) as process:
@@ -318,12 +319,15 @@ def test_a_file_that_is_deleted_ends_its_stream_and_nothing_else(tmp_path):
         # Counters are there before their first step.
         assert page[("detectd_audio_rejected_blocks_total", ("reason", "late"))] == 0
         assert page[("detectd_windows_shed_total", ("detector", "demo"), ("reason", "overload"))] == 0
-        path.unlink()
+        if how == "deleted":
+            path.unlink()
+        else:
+            write(tmp_path / "empty.wav", np.zeros(0)).replace(path)
         process.wait_for_line("stream looped: lost")
         assert process.runs
     (line,) = (line for line in process.lines if path.name in line)
     assert "stream looped ends: " in line
-    assert "No such file" in line
+    assert {"deleted": "No such file", "emptied": "holds no audio any more"}[how] in line
 
 
 def test_sigterm_in_mid_event_ends_it_and_the_process(tmp_path):

@@ -99,7 +99,7 @@ class Daemon:
             self._refused,
         )
         self._recorders = PrivateEndpoint(config.service.state_dir)
-        self._sources = LocalSources(self._context, config.path, self._recorders.address)
+        self._sources = LocalSources(self._context, self._recorders.address)
         self._view = StreamView(self._intake, engine, self._sources)
         self._journal = Journal(config.service.state_dir, self.run_id, config.journal)
         self._publisher = Publisher(

@@ -53,26 +53,17 @@ class LocalSources:
 
     Parameters
     ----------
-    path : Path
-        Of the configuration.
     recorders : str
         Endpoint that sound devices are sent to.
     """
 
-    def __init__(self, context: Context, path: Path, recorders: str) -> None:
+    def __init__(self, context: Context, recorders: str) -> None:
         self._context = context
-        self._path = path
         self._recorders = recorders
         self._playing: dict[StreamConfig, _Playing | DeviceSupervisor] = {}
 
     def apply(self, streams: Sequence[StreamConfig]) -> None:
-        """Play these: what plays and is among them goes on, what is not stops, what is new begins.
-
-        Raises
-        ------
-        ConfigError
-            If a source cannot be had; those before it play then.
-        """
+        """Play these: what plays and is among them goes on, what is not stops, what is new begins."""
         self._stop([playing for stream, playing in self._playing.items() if stream not in streams])
         self._playing = {stream: playing for stream, playing in self._playing.items() if stream in streams}
         for stream in streams:
@@ -107,7 +98,7 @@ class LocalSources:
         if isinstance(stream, SyntheticStream):
             return _Playing(f"source {stream.id}", partial(self._synthesise, stream))
         if isinstance(stream, FileStream):
-            return _Playing(f"source {stream.id}", partial(self._play, stream, file_of(self._path, stream)))
+            return _Playing(f"source {stream.id}", partial(self._play, stream))
         return None
 
     @staticmethod
@@ -123,17 +114,38 @@ class LocalSources:
             sender = Sender(socket, stream.id, stream.rate_hz, SampleFormat.S16, stop)
             sender.play(synthetic_blocks(stream), speed=1)
 
-    def _play(self, stream: FileStream, file: AudioFile, stop: threading.Event) -> None:
+    def _play(self, stream: FileStream, stop: threading.Event) -> None:
         with self._context.socket(zmq.PUSH) as socket:
             socket.connect(LOCAL_ENDPOINT)
+            try:
+                file = AudioFile(stream.path)
+            except SourceError as error:  # it was there a moment ago
+                LOG.error("stream %s does not begin: %s", stream.id, error)
+                return
             sender = Sender(socket, stream.id, file.rate_hz, file.sample_format, stop)
             try:
-                while sender.play(file.blocks(), stream.speed) and stream.loop:
+                while sender.play(_not_empty(file), stream.speed) and stream.loop:
                     # The end of the file is not followed by its beginning in any real sound.
                     sender.send(np.empty((0, file.channels), np.float32), Flag.DISCONTINUITY)
             except SourceError as error:
                 LOG.error("stream %s ends: %s", stream.id, error)
             sender.end(file.channels)
+
+
+def _not_empty(file: AudioFile) -> Iterator[NDArray[np.float32]]:
+    """The file's blocks.
+
+    Raises
+    ------
+    SourceError
+        If there are none, or it cannot be read any more: what is played again and again may have been replaced.
+    """
+    empty = True
+    for block in file.blocks():
+        empty = False
+        yield block
+    if empty:
+        raise SourceError(f"{file.path}: holds no audio any more")
 
 
 def synthetic_blocks(stream: SyntheticStream) -> Iterator[NDArray[np.float32]]:
