@@ -112,6 +112,9 @@ class Ingest:
             self.looped_s = now_s
             while not self._changes.empty():
                 change, done = self._changes.get()
+                # What our own sources sent before it is of before it.
+                for socket in self._local:
+                    self._read(socket, listened_s)
                 change()
                 done.set()
             drained = [self._read(socket, listened_s) for socket, _ in ready]
