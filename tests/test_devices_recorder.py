@@ -83,6 +83,25 @@ def test_a_recorder_that_hangs_before_it_has_begun_ends_with_its_parent(server, 
     assert until(lambda: not alive(recorder), 5)
 
 
+def test_a_recorder_sends_the_end_of_its_stream_when_its_parent_is_killed(receiver, capture):
+    receiver.wait_for("yard", 5, timeout_s=60)
+    recorder = capture.recorder
+    capture.kill()
+    assert until(lambda: not alive(recorder), 5)
+    assert until(lambda: receiver.arrived["yard"][-1].ends, 5)
+
+
+def test_a_recorder_that_is_silent_is_killed_and_replaced(receiver, capture):
+    receiver.wait_for("yard", 5, timeout_s=60)
+    recorder = capture.recorder
+    os.kill(recorder, signal.SIGSTOP)
+    # Never two of them: the one is gone before the other is there.
+    assert until(lambda: children(capture.pid) not in ([], [recorder]), 10)
+    assert not alive(recorder)
+    n = len(receiver.arrived["yard"])
+    receiver.wait_for("yard", n + 5)
+
+
 def test_a_recorder_ends_when_a_part_of_it_has_died(server, receiver):
     # A name that is none is the end of the thread that sends.
     task = Task("yard", None, receiver.endpoint, RATE_HZ, None, mix=False)
