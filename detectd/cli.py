@@ -38,6 +38,8 @@ def one_line_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
         except DetectdError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(_INTERRUPTED)
         except BrokenPipeError:
             # Whoever read our output has gone; there is nobody left to tell.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -266,4 +266,5 @@ class Forwarder:
             lost_samples=lost,
             dropped_samples=self._outlet.dropped_samples + self._withheld_samples + self._handover.dropped_frames,
             pinned=self._reader.pinned,
+            untaken=self._outlet.stuck,
         )

@@ -9,6 +9,7 @@ from detectd.sockets import Context, Socket, connect
 
 _WAITING_MESSAGES = 16
 _KEPT_S = 10.0
+_STUCK_S = 2.0
 _LINGER_MS = 300
 _HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS = 2000, 10_000
 
@@ -47,6 +48,11 @@ class Outlet:
         except SourceError:
             self._context.destroy(linger=0)
             raise
+
+    @property
+    def stuck(self) -> bool:
+        """Whether nobody has taken anything for a while."""
+        return self._queued_s > _STUCK_S
 
     @property
     def empty(self) -> bool:

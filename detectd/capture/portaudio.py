@@ -188,7 +188,7 @@ def _refusal(device: InputDevice, rate_hz: int, channels: int, error: Exception)
         return f"device {device.name!r} does not do {rate_hz} samples/s; it does: {rates}"
     if code == _BUSY:
         return f"device {device.name!r} is in use by another program, or not there"
-    return f"device {device.name!r} cannot be opened: {_meaning(error)}"
+    return f"device {device.name!r} cannot be opened, is it plugged in? ({_meaning(error)})"
 
 
 def _meaning(error: Exception) -> str:

@@ -73,6 +73,8 @@ class Status:
         Of each channel, recorded and not sent: nobody took them, or they might be another device's.
     pinned : str or None
         The sound server's name for the source.
+    untaken : bool
+        Whether nobody takes what is recorded.
     """
 
     state: RecorderState
@@ -84,6 +86,7 @@ class Status:
     lost_samples: int = 0
     dropped_samples: int = 0
     pinned: str | None = None
+    untaken: bool = False
 
     def line(self) -> str:
         """As one line of JSON."""

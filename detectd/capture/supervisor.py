@@ -93,6 +93,7 @@ class DeviceSupervisor:
         self._books = _Books(Status(RecorderState.WAITING, STARTING, task.device, pinned=task.pinned))
         self._told: tuple[RecorderState, str] | None = None
         self._told_losses = (0, 0)
+        self._told_untaken = False
         self._told_drift_ppm: float | None = None
         self._told_losses_s = self._told_drift_s = 0.0
         self._stop = threading.Event()
@@ -252,9 +253,16 @@ class DeviceSupervisor:
                 LOG.info(
                     "stream %s: recording %r%s, %d samples/s, channels %d%s",
                     stream, latest.device, where, latest.rate_hz, latest.channels, note,
+                    extra={"stream": stream, "state": latest.state.value},
                 )  # fmt: skip
             elif latest.reason != STARTING:
-                LOG.warning("stream %s: %s: %s", stream, latest.state, latest.reason)
+                fields = {"stream": stream, "state": latest.state.value}
+                LOG.warning("stream %s: %s: %s", stream, latest.state, latest.reason, extra=fields)
+        if latest.untaken != self._told_untaken:
+            self._told_untaken = latest.untaken
+            where = self.task.endpoint
+            told = "waiting for %s to take audio; is the daemon running?" if latest.untaken else "%s takes audio again"
+            LOG.warning(f"stream %s: {told}", stream, where, extra={"stream": stream})  # two templates
         self._tell_counts(time.monotonic())
 
     def _tell_counts(self, now_s: float) -> None:
@@ -263,12 +271,16 @@ class DeviceSupervisor:
         if losses != self._told_losses and now_s - self._told_losses_s > _COUNTS_TOLD_EVERY_S:
             lost, dropped = (now - told for now, told in zip(losses, self._told_losses, strict=True))
             self._told_losses, self._told_losses_s = losses, now_s
-            LOG.warning("stream %s: samples lost by the device %d, not sent %d", stream, lost, dropped)
+            parts = [f"{lost} samples lost by the device"] * bool(lost)
+            parts += [f"{dropped} not sent, for want of a taker or of certainty which device they are of"] * bool(
+                dropped
+            )
+            LOG.warning("stream %s: %s", stream, "; ".join(parts), extra={"stream": stream})
         drift_ppm = status.drift_ppm
         changed = drift_ppm is not None and (known_ppm is None or abs(drift_ppm - known_ppm) > _DRIFT_TOLD_PPM)
         if changed and now_s - self._told_drift_s > _COUNTS_TOLD_EVERY_S:
             self._told_drift_ppm, self._told_drift_s = drift_ppm, now_s
-            LOG.info("stream %s: the device's clock is at %+.1f ppm", stream, drift_ppm)
+            LOG.info("stream %s: the device's clock is at %+.1f ppm", stream, drift_ppm, extra={"stream": stream})
 
 
 def task_of(stream: DeviceStream, endpoint: str) -> Task:

@@ -33,7 +33,7 @@ def device_rows() -> list[dict[str, Any]]:
 def devices_text(rows: Sequence[dict[str, Any]]) -> str:
     """Rows for a person's eyes."""
     if not rows:
-        return "no input devices"
+        return "no input devices: no sound card, and no sound server of this user that answers"
     lines = []
     for row in rows:
         mark = "  (default)" if row["default"] else ""

@@ -89,12 +89,13 @@ class Caretaker:
             if stream.up == self._up.get(stream.id, False):
                 continue
             state = f"up, {stream.rate_hz} samples/s" if stream.up else "lost"
-            LOG.info("stream %s: %s", stream.id, state, extra={"stream": stream.id})
+            fields = {"stream": stream.id, "state": "up" if stream.up else "lost"}
+            LOG.info("stream %s: %s", stream.id, state, extra=fields)
         self._up = {stream.id: stream.up for stream in streams}
 
     def _log_faults(self, verdict: Verdict) -> None:
-        # Of a stream it was said that it is lost, and its supervisor says what it waits for.
-        faults = {(fault.part, fault.text): fault for fault in verdict.faults if not fault.stream}
+        # What ails a stream or the journal is said by who looks after it.
+        faults = {(f.part, f.text): f for f in verdict.faults if f.part not in {"stream", "journal"}}
         for key in faults.keys() - self._told.keys():
             LOG.error("unwell: %s", faults[key].text, extra={"part": faults[key].part})
         for key in self._told.keys() - faults.keys():

@@ -21,7 +21,8 @@ from detectd.monitor.log_form import Form, fields_of, form_for
 LOG = logging.getLogger("detectd")
 
 MOST_EVENTS = 30
-"""Lines of one detector on one stream that begin an event, in a minute, and of those that end one."""
+"""Lines a minute that tell of one state of one thing: events of a detector that begin on a stream, or a stream that is
+lost. Between two of them it was in another state, so they are news."""
 
 ASKED = {"asked": True}
 """As `extra`: an answer to what a person did, such as a reload; never summed up."""
@@ -47,7 +48,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         fields = fields_of(record)
         kind = (record.msg, *(fields.get(name) for name in ("stream", "detector", "state")))
-        most = MOST_EVENTS if "event_id" in fields else MOST
+        most = MOST_EVENTS if "state" in fields else MOST
         # A crash is told whole, however often, and so is what somebody has asked for.
         told = record.exc_info or ASKED.items() <= fields.items()
         if not told and not self._limiter.passes(kind, time.monotonic(), most):

@@ -99,11 +99,11 @@ def _text(values: dict[str, Any], key: str) -> str:
 
 
 def _limit(values: dict[str, Any]) -> int | None:
-    return _count(values, "limit") if values.get("limit") is not None else None
+    return _count(values, "limit", least=1) if values.get("limit") is not None else None
 
 
-def _count(values: dict[str, Any], key: str) -> int:
+def _count(values: dict[str, Any], key: str, least: int = 0) -> int:
     value = values[key]
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_NUMBER:
-        raise BadRequestError(f"{key} is {shown(value)}; expected an integer from 0 to {MAX_NUMBER}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_NUMBER:
+        raise BadRequestError(f"{key} is {shown(value)}; expected an integer from {least} to {MAX_NUMBER}")
     return value

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from detectd.engine.event import Event
+from detectd.monitor.log import LOG
 from detectd.publish.journal import Journal
 from detectd.publish.message import topic_of
 from detectd.publish.record import Record, closing_record, record_of
@@ -138,6 +139,9 @@ class Scribe:
                 self._unstamp()
                 return
             self._seq = numbers
+            LOG.warning(
+                'an earlier run did not end cleanly: events that it left open are over ("restart"): %d', len(records)
+            )
             self._hand_on([(record, None) for record in records])
         self._closed_earlier = self._journal.fault is None
 

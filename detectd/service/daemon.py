@@ -157,7 +157,9 @@ class Daemon:
         """Go over to a configuration: detectors between two steps of the engine, streams between two reads."""
         swapped = self._loop.swap(detectors)
         # First away with the sources that go, then ask who is wanted, then start those that come: none is refused.
-        self._sources.apply([stream for stream in self.config.streams if stream in config.streams])
+        stay = [stream for stream in self.config.streams if stream in config.streams]
+        self._intake.leaving = frozenset(s.id for s in self.config.streams) - {s.id for s in stay}
+        self._sources.apply(stay)
         self._ingest.call(
             partial(self._intake.reconsider, admission(config, detectors), config.ingest.max_backlog_s, own)
         ).wait(_CHANGE_S)
@@ -209,11 +211,13 @@ class Daemon:
     def _watch(self) -> None:
         """Look after everything until told to stop."""
         deaf: set[str] = set()
+        unwanted: dict[str, Refusal] = {}
         while not self._stopping:
             time.sleep(_TURN_S)
             self._caretaker.turn()
             self._tend_reload()
             self._log_deaf(deaf)
+            self._log_unwanted(unwanted)
 
     def _tend_reload(self) -> None:
         """Have a reload done by a thread of its own: opening bundles takes longer than nobody may be watching."""
@@ -236,6 +240,17 @@ class Daemon:
         known.clear()
         known |= deaf
 
+    def _log_unwanted(self, known: dict[str, Refusal]) -> None:
+        """Say, once, of which sources nothing is taken: their senders cannot know."""
+        unwanted = dict(self._intake.unwanted)
+        own = set(self._view.own.values())
+        for source_id, refusal in unwanted.items():
+            if known.get(source_id) != refusal and refusal is not Refusal.RATE_TOO_LOW:
+                why = ": that is a source of the daemon's own" if source_id in own else ""
+                LOG.warning("audio for %s is refused, %s%s", source_id, refusal, why, extra={"stream": source_id})
+        known.clear()
+        known |= unwanted
+
     def _do_reload(self) -> None:
         """Take the configuration anew; whatever is wrong with it, what runs goes on."""
         LOG.info("reloading %s", self.config.path, extra=ASKED)
@@ -257,6 +272,7 @@ class Daemon:
         self._notifier.stopping()
         if self._reload:
             self._reload.join()
+        self._intake.leaving = frozenset(stream.id for stream in self.config.streams)
         self._sources.stop()
         self._ingest.stop()
         self._recorders.close()

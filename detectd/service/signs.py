@@ -56,7 +56,7 @@ class SignsOfLife:
             scored=progress.done_windows,
             streams=self._streams,
             events=self._events,
-            journal=self._publisher.journal_fault,
+            journal=fault.removeprefix("journal ") if (fault := self._publisher.journal_fault) else None,
         )
 
     def _look_at_streams(self) -> None:

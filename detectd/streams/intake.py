@@ -30,6 +30,8 @@ PINNED = 32
 FORGET_S = 3700.0
 """Silence after which a stream's series and memory are given up; an hour is promised."""
 
+_MOST_UNWANTED = 256
+
 SILENCE_S = 2.0
 SILENCE_BLOCKS = 2
 
@@ -121,6 +123,10 @@ class Intake:
         self._on_gone = on_gone
         self._on_refused = on_refused
         self._expected: frozenset[str] = frozenset()
+        self.unwanted: dict[str, Refusal] = {}
+        """Sources of which nothing is taken, with the newest reason; so many and no more."""
+        self.leaving: frozenset[str] = frozenset()
+        """Sources of the daemon's own that it is stopping itself: their ends are told by who stops them."""
         self._crowded: set[Stream] = set()
         self._sources: dict[tuple[str, bool], _Source] = {}
 
@@ -168,6 +174,7 @@ class Intake:
         for stream_id in self._expected.difference(expected):
             self._forget(self.streams[stream_id])
         self._admit, self._max_backlog_s, self._expected = admit, max_backlog_s, frozenset(expected)
+        self.unwanted.clear()
         for key, source in list(self._sources.items()):
             if not self._renew(source, *key):
                 source.end()
@@ -235,6 +242,8 @@ class Intake:
         if source is None or source.sequencer.epoch != header.epoch:
             refusal = self._refusal(header, source, listened_s, local=local)
             if refusal is not None:
+                if len(self.unwanted) < _MOST_UNWANTED:
+                    self.unwanted[header.stream_id] = refusal
                 return refusal
             source = self._sources.setdefault((header.stream_id, local), source or _Source())
         placement = source.sequencer.place(header)
@@ -254,7 +263,7 @@ class Intake:
             source.mark(Mark(Break.GAP, header.n_frames - placement.trim))
         else:
             self._put(source, header, samples[placement.trim :], arrival)
-        if header.flags & Flag.END:
+        if header.flags & Flag.END and not (local and header.stream_id in self.leaving):
             source.end()
         return samples if isinstance(samples, Refusal) else None
 
