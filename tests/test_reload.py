@@ -216,6 +216,7 @@ def test_what_a_configuration_no_longer_names_goes(daemon):
         assert dict(streams) == {"yard": 1}
         for source in (yard, shed):
             push.send(source.next(sound[8 * RATE_HZ : 9 * RATE_HZ]))
+        daemon.process.wait_for_line("audio for shed is refused, unknown-stream")
         refused = ("detectd_audio_rejected_blocks_total", "reason")
         assert until(lambda: daemon.process.scrape().by_label(*refused)["unknown-stream"] == 1)
         assert not events.of("yard", "end")

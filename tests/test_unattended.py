@@ -230,6 +230,7 @@ def story():
         told.n_asked_for = len(collector.messages)
         told.everything, told.done = service.ask(EVERYTHING)
         told.since_trouble = service.ask({"since_time": told.recovered_time})
+        told.n_before_stop = len(collector.messages)
         told.code, told.stop_s = service.daemon.terminate()
         time.sleep(1)
         told.got = [body for _, body in collector.messages]
@@ -348,6 +349,11 @@ def test_every_event_has_one_beginning_and_one_end(story):
     begun = {event_id for event_id, state in times if state == "start"}
     assert begun == {event_id for event_id, state in times if state == "end"}
     assert "restart" in {m["end_reason"] for m in messages + missed}
+
+
+def test_what_a_stop_ends_is_no_lost_stream(story):
+    last = [json.loads(body) for body in story.got[story.n_before_stop :]]
+    assert {message["end_reason"] for message in last if message["state"] == "end"} <= {"quiet", "shutdown"}
 
 
 def test_listen_has_everything_but_what_was_never_journaled(story):
