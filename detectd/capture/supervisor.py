@@ -271,10 +271,9 @@ class DeviceSupervisor:
         if losses != self._told_losses and now_s - self._told_losses_s > _COUNTS_TOLD_EVERY_S:
             lost, dropped = (now - told for now, told in zip(losses, self._told_losses, strict=True))
             self._told_losses, self._told_losses_s = losses, now_s
-            parts = [f"{lost} samples lost by the device"] * bool(lost)
-            parts += [f"{dropped} not sent, for want of a taker or of certainty which device they are of"] * bool(
-                dropped
-            )
+            parts = [f"{lost} samples lost by the device"] if lost else []
+            if dropped:
+                parts.append(f"{dropped} not sent, for want of a taker or of certainty whose they are")
             LOG.warning("stream %s: %s", stream, "; ".join(parts), extra={"stream": stream})
         drift_ppm = status.drift_ppm
         changed = drift_ppm is not None and (known_ppm is None or abs(drift_ppm - known_ppm) > _DRIFT_TOLD_PPM)
