@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from captured import CaptureProcess, Receiver, alive, check_headers, check_origin, heard, n_samples
+from captured import CaptureProcess, Receiver, alive, check_headers, check_order, check_origin, heard, n_samples
 from counter_audio import coded_sound
 from daemon_process import until
 from sound_server import PipeMicrophone, SoundServer, require_sound_server
@@ -144,8 +144,8 @@ def test_not_a_sample_is_sent_of_a_microphone_the_stream_was_on_for_a_moment(ser
     assert capture.recorder == recorder
     blocks = list(receiver.arrived["yard"])
     check_headers(blocks)
-    # How large the holes are is for the tests of faults: here each is a guess of the clock in its first seconds.
     check_origin(heard(blocks), 1, n_samples(blocks))
+    check_order(heard(blocks), RATE_HZ)
 
 
 @pytest.mark.parametrize("server", [True], indirect=True)
